@@ -1,0 +1,1 @@
+//! Health, metrics, recent spans and the page.

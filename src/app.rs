@@ -1,0 +1,1 @@
+//! Composition root: configuration to listeners, tasks, reload and drain.

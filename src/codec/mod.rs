@@ -1,0 +1,1 @@
+//! Bytes for spans: pure encoders and decoders of each wire, without sockets or clocks.

@@ -1,0 +1,1 @@
+//! Finds the inbound request behind an outbound call.

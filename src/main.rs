@@ -1,0 +1,3 @@
+//! The `pillion` program.
+
+fn main() {}

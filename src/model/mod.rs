@@ -1,0 +1,17 @@
+//! The words every layer shares: identifiers, span contexts, spans, resources.
+//!
+//! Owns data and its invariants, nothing that does input or output, nothing that reads a clock. Names follow the
+//! OpenTelemetry data model; Jaeger's words (tag, log, process) appear only inside the Jaeger codecs.
+
+mod context;
+mod id;
+mod span;
+mod units;
+
+pub use context::{Baggage, BaggageItem, SamplingState, SpanContext, TraceState};
+pub use id::{Hex, SpanId, TraceId};
+pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};
+pub use units::{ByteSize, HumanDuration};
+
+/// Text that is usually static or short: cheap to clone, no allocation up to 23 bytes.
+pub type Text = smol_str::SmolStr;

@@ -1,0 +1,3 @@
+//! Sockets, TLS, draining and the small HTTP client that reporters and pollers share.
+
+pub mod client;

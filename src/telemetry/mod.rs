@@ -1,0 +1,1 @@
+//! Pillion's own logs and every metric name.

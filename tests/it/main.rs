@@ -1,0 +1,1 @@
+//! Everything that needs more than one module, in one test program.
