@@ -1,0 +1,195 @@
+//! The table of inbound requests that have begun and not ended.
+//!
+//! One shard per worker: entering and leaving take the worker's own lock, which only a search from another worker can
+//! hold. Searches happen on outbound calls alone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+
+use crate::model::SpanContext;
+
+/// Most destinations remembered as called in the background.
+const MAX_BACKGROUND: usize = 256;
+
+/// An inbound request in flight.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The server span's context; `None` for requests that get no span (probes).
+    pub context: Option<SpanContext>,
+    /// Its `x-request-id`.
+    pub request_id: Option<HeaderValue>,
+    /// Order of arrival.
+    sequence: u64,
+    /// Another request was in flight when this one arrived.
+    arrived_in_company: bool,
+}
+
+/// All inbound requests in flight, of all workers.
+#[derive(Debug)]
+pub struct InFlight {
+    shards: Vec<Mutex<Vec<Arc<Inbound>>>>,
+    total: AtomicUsize,
+    sequence: AtomicU64,
+    /// Sequence of the last request that arrived while others were in flight: everything older that is still in
+    /// flight has overlapped with it.
+    crowded: AtomicU64,
+    /// Destinations that were called while no request was in flight.
+    background: RwLock<HashSet<Box<str>>>,
+}
+
+/// Keeps a request in the table; dropping it removes the request.
+#[derive(Debug)]
+pub struct InboundGuard {
+    table: Arc<InFlight>,
+    shard: usize,
+    inbound: Arc<Inbound>,
+}
+
+impl InFlight {
+    /// A table for this many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            total: AtomicUsize::new(0),
+            sequence: AtomicU64::new(1),
+            crowded: AtomicU64::new(0),
+            background: RwLock::default(),
+        })
+    }
+
+    /// Puts a request into the worker's shard until the guard is dropped.
+    pub fn enter(
+        self: &Arc<Self>,
+        worker: usize,
+        context: Option<SpanContext>,
+        request_id: Option<HeaderValue>,
+    ) -> InboundGuard {
+        let sequence = self.sequence.fetch_add(1, Ordering::AcqRel);
+        let company = self.total.fetch_add(1, Ordering::AcqRel) > 0;
+        if company {
+            self.crowded.fetch_max(sequence, Ordering::AcqRel);
+        }
+        let inbound = Arc::new(Inbound { context, request_id, sequence, arrived_in_company: company });
+        let shard = worker % self.shards.len();
+        self.shards[shard].lock().push(inbound.clone());
+        InboundGuard { table: self.clone(), shard, inbound }
+    }
+
+    /// How many requests are in flight.
+    pub fn len(&self) -> usize {
+        self.total.load(Ordering::Acquire)
+    }
+
+    /// True when no request is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The one request in flight, and whether it ever overlapped with another; `None` unless there is exactly one.
+    pub fn only(&self) -> Option<(Arc<Inbound>, bool)> {
+        if self.len() != 1 {
+            return None;
+        }
+        let mut found = self.matching(|_| true);
+        let one = found.pop()?;
+        // The total is raised before a request is visible in its shard: a newcomer makes the count disagree.
+        if !found.is_empty() || self.len() != 1 {
+            return None;
+        }
+        let overlapped = one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence;
+        Some((one, overlapped))
+    }
+
+    /// Every request in flight that satisfies `test`, oldest first.
+    pub fn matching(&self, test: impl Fn(&Inbound) -> bool) -> Vec<Arc<Inbound>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(shard.lock().iter().filter(|inbound| test(inbound)).cloned());
+        }
+        found.sort_by_key(|inbound| inbound.sequence);
+        found
+    }
+
+    /// The oldest requests in flight, at most `count`.
+    pub fn oldest(&self, count: usize) -> Vec<Arc<Inbound>> {
+        let mut found: Vec<Arc<Inbound>> = Vec::with_capacity(count + 1);
+        for shard in &self.shards {
+            for inbound in shard.lock().iter() {
+                let at = found.partition_point(|other| other.sequence < inbound.sequence);
+                if at < count {
+                    found.insert(at, inbound.clone());
+                    found.truncate(count);
+                }
+            }
+        }
+        found
+    }
+
+    /// Remembers that the program calls this destination by itself.
+    pub fn learn_background(&self, destination: &str) {
+        if self.calls_in_background(destination) {
+            return;
+        }
+        let mut known = self.background.write();
+        if known.len() < MAX_BACKGROUND {
+            known.insert(destination.into());
+        }
+    }
+
+    /// True when this destination was called while no request was in flight.
+    pub fn calls_in_background(&self, destination: &str) -> bool {
+        self.background.read().contains(destination)
+    }
+}
+
+impl InboundGuard {
+    /// The request.
+    pub fn inbound(&self) -> &Arc<Inbound> {
+        &self.inbound
+    }
+}
+
+impl Drop for InboundGuard {
+    fn drop(&mut self) {
+        let mut shard = self.table.shards[self.shard].lock();
+        if let Some(at) = shard.iter().position(|inbound| Arc::ptr_eq(inbound, &self.inbound)) {
+            shard.swap_remove(at);
+        }
+        drop(shard);
+        self.table.total.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_leave_the_table_as_they_found_it() {
+        let table = InFlight::new(3);
+        let guards: Vec<_> = (0..9).map(|worker| table.enter(worker, None, None)).collect();
+        assert_eq!(table.len(), 9);
+        assert_eq!(table.oldest(3).len(), 3);
+        assert_eq!(table.oldest(3)[0].sequence, 1);
+        assert!(table.only().is_none());
+        drop(guards);
+        assert!(table.is_empty());
+        assert!(table.matching(|_| true).is_empty());
+    }
+
+    #[test]
+    fn background_destinations_are_bounded() {
+        let table = InFlight::new(1);
+        for index in 0..2 * MAX_BACKGROUND {
+            table.learn_background(&index.to_string());
+        }
+        assert_eq!(table.background.read().len(), MAX_BACKGROUND);
+    }
+}

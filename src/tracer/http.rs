@@ -1,0 +1,447 @@
+//! The OpenTelemetry HTTP and gRPC conventions: which attributes a request and its answer become.
+//!
+//! Stable HTTP names; gRPC names of the release candidate. Source: OpenTelemetry semantic conventions 1.44,
+//! `docs/http/http-spans.md` and `docs/rpc/grpc.md`.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::Method;
+use http::StatusCode;
+use http::Uri;
+use http::Version;
+use http::header;
+use parking_lot::RwLock;
+
+use crate::model::Attribute;
+use crate::model::Kind;
+use crate::model::Text;
+use crate::model::Value;
+use crate::tracer::ActiveSpan;
+use crate::tracer::Config;
+use crate::tracer::Redaction;
+use crate::tracer::RouteError;
+use crate::tracer::Routes;
+use crate::tracer::redact;
+
+/// Most gRPC methods that become span names; callers choose the path, so the set must be bounded.
+const MAX_RPC_NAMES: usize = 2_000;
+
+/// The conventions with the operator's choices, compiled once per configuration snapshot.
+#[derive(Debug)]
+pub struct Conventions {
+    routes: Routes,
+    redaction: Redaction,
+    request_headers: Vec<CapturedHeader>,
+    response_headers: Vec<CapturedHeader>,
+    constants: Vec<Attribute>,
+    ignore_user_agents: Vec<String>,
+    ignore_paths: Vec<String>,
+    max_value_length: usize,
+    rpc_names: RwLock<HashSet<Text>>,
+}
+
+#[derive(Debug)]
+struct CapturedHeader {
+    name: HeaderName,
+    key: Text,
+}
+
+/// Why the span settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConventionsError {
+    /// A route template.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A captured header's name.
+    #[error("{0:?} is not a header name")]
+    HeaderName(String),
+}
+
+/// The name of a request's span.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// `METHOD TEMPLATE`, `METHOD`, or `package.Service/Method`.
+    pub name: Text,
+    /// The template that matched.
+    pub route: Option<Text>,
+    /// The path of a gRPC call without its leading slash.
+    pub rpc_method: Option<Text>,
+}
+
+/// What is known about a request besides its head.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// The TCP peer: downstream for server spans, upstream for client spans, when connected.
+    pub peer: Option<SocketAddr>,
+    /// `http` or `https`, as the connection says.
+    pub scheme: &'static str,
+    /// Which side of the call.
+    pub kind: Kind,
+}
+
+impl Conventions {
+    /// Compiles the settings.
+    ///
+    /// # Errors
+    /// The first template or header name that cannot be used.
+    pub fn new(config: &Config) -> Result<Self, ConventionsError> {
+        Ok(Self {
+            routes: Routes::new(&config.routes)?,
+            redaction: Redaction::new(&config.redact_query),
+            request_headers: captured(&config.request_headers, "http.request.header.")?,
+            response_headers: captured(&config.response_headers, "http.response.header.")?,
+            constants: config
+                .attributes
+                .iter()
+                .map(|(key, value)| Attribute { key: Text::new(key), value: Value::Str(Text::new(value)) })
+                .collect(),
+            ignore_user_agents: config.ignore_user_agents.clone(),
+            ignore_paths: config.ignore_paths.clone(),
+            max_value_length: config.max_value_length.as_usize(),
+            rpc_names: RwLock::default(),
+        })
+    }
+
+    /// True for requests that get no span: probes, and what the operator named.
+    pub fn ignores(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let by_agent = !self.ignore_user_agents.is_empty()
+            && headers.get(header::USER_AGENT).is_some_and(|agent| {
+                self.ignore_user_agents.iter().any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
+            });
+        by_agent || self.ignore_paths.iter().any(|path| path == uri.path())
+    }
+
+    /// The low-cardinality name of a request.
+    pub fn operation(&self, kind: Kind, method: &Method, uri: &Uri, headers: &HeaderMap) -> Operation {
+        let word = known_method(method);
+        if is_grpc(headers) {
+            if let Some(rpc_method) = self.rpc_name(uri.path()) {
+                return Operation { name: rpc_method.clone(), route: None, rpc_method: Some(rpc_method) };
+            }
+        }
+        let route = if kind == Kind::Server { self.routes.template(uri.path()).cloned() } else { None };
+        let word = if word == "_OTHER" { "HTTP" } else { word };
+        let name = match &route {
+            Some(template) => Text::from(format!("{word} {template}")),
+            None => Text::new_static(word),
+        };
+        Operation { name, route, rpc_method: None }
+    }
+
+    /// Attributes known when the request head has arrived.
+    pub fn request(
+        &self,
+        span: &mut ActiveSpan,
+        operation: &Operation,
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+        connection: Connection,
+    ) {
+        if !span.is_recording() {
+            return;
+        }
+        let word = known_method(method);
+        span.set("http.request.method", word);
+        if word == "_OTHER" {
+            span.set("http.request.method_original", self.cut(method.as_str()));
+        }
+        let scheme = uri.scheme_str().map_or(connection.scheme, |scheme| match scheme {
+            "https" => "https",
+            _ => "http",
+        });
+        let host = host_of(uri, headers);
+        match connection.kind {
+            Kind::Server => self.server_request(span, uri, headers, scheme, connection.peer),
+            _ => span.set("url.full", self.full_url(uri, scheme, host)),
+        }
+        if let Some((address, port)) = host.and_then(split_host) {
+            span.set("server.address", self.cut(address));
+            if let Some(port) = port.or_else(|| default_port(scheme)) {
+                span.set("server.port", i64::from(port));
+            }
+        }
+        span.set("network.protocol.version", version_name(version));
+        if let Some(route) = &operation.route {
+            span.set("http.route", route.clone());
+        }
+        if let Some(rpc_method) = &operation.rpc_method {
+            span.set("rpc.system.name", "grpc");
+            span.set("rpc.method", rpc_method.clone());
+        }
+        self.capture(span, &self.request_headers, headers);
+        span.extend(&self.constants);
+    }
+
+    /// The TCP peer of a client span, known once a connection was chosen.
+    pub fn peer(&self, span: &mut ActiveSpan, peer: SocketAddr) {
+        if span.is_recording() {
+            span.set("network.peer.address", address_text(peer.ip()));
+            span.set("network.peer.port", i64::from(peer.port()));
+        }
+    }
+
+    /// Attributes and status known when the response head has arrived.
+    pub fn response(&self, span: &mut ActiveSpan, kind: Kind, status: StatusCode, headers: &HeaderMap) {
+        if !span.is_recording() {
+            return;
+        }
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        let failed = status.is_server_error() || (kind == Kind::Client && status.is_client_error());
+        if failed {
+            span.fail(status_text(status));
+        }
+        self.capture(span, &self.response_headers, headers);
+    }
+
+    /// The gRPC status, from trailers or from a trailers-only response head.
+    pub fn grpc_status(&self, span: &mut ActiveSpan, kind: Kind, trailers: &HeaderMap) {
+        let Some(status) = trailers.get("grpc-status") else { return };
+        let Some(code) = status.to_str().ok().and_then(|text| text.parse::<u8>().ok()) else { return };
+        if !span.is_recording() {
+            return;
+        }
+        let name = grpc_code(code);
+        span.set("rpc.response.status_code", name);
+        let failed = match kind {
+            Kind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
+            _ => code != 0,
+        };
+        if failed {
+            span.fail(Text::new_static(name));
+        }
+    }
+
+    fn server_request(
+        &self,
+        span: &mut ActiveSpan,
+        uri: &Uri,
+        headers: &HeaderMap,
+        scheme: &'static str,
+        peer: Option<SocketAddr>,
+    ) {
+        span.set("url.path", self.cut(uri.path()));
+        if let Some(query) = uri.query().filter(|query| !query.is_empty()) {
+            span.set("url.query", self.cut(&self.redaction.query(query)));
+        }
+        span.set("url.scheme", scheme);
+        if let Some(peer) = peer {
+            span.set("client.address", client_of(headers).unwrap_or_else(|| address_text(peer.ip())));
+            span.set("network.peer.address", address_text(peer.ip()));
+            span.set("network.peer.port", i64::from(peer.port()));
+        }
+        if let Some(agent) = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+            span.set("user_agent.original", self.cut(agent));
+        }
+    }
+
+    fn full_url(&self, uri: &Uri, scheme: &str, host: Option<&str>) -> Text {
+        let host = redact::authority(host.unwrap_or_default());
+        let mut url = String::with_capacity(scheme.len() + 4 + host.len() + uri.path().len() + 1);
+        url.push_str(scheme);
+        url.push_str("://");
+        url.push_str(&host);
+        url.push_str(uri.path());
+        if let Some(query) = uri.query() {
+            url.push('?');
+            url.push_str(&self.redaction.query(query));
+        }
+        self.cut(&url)
+    }
+
+    fn capture(&self, span: &mut ActiveSpan, wanted: &[CapturedHeader], headers: &HeaderMap) {
+        for CapturedHeader { name, key } in wanted {
+            let values: Vec<_> = headers
+                .get_all(name)
+                .iter()
+                .map(|value| self.cut(&String::from_utf8_lossy(value.as_bytes())))
+                .collect();
+            if !values.is_empty() {
+                span.set_text(key.clone(), Value::StrList(values));
+            }
+        }
+    }
+
+    /// The path of a gRPC call as a name, while there are not too many of them.
+    fn rpc_name(&self, path: &str) -> Option<Text> {
+        let path = path.strip_prefix('/')?;
+        if path.len() > 255 || path.split('/').count() != 2 {
+            return None;
+        }
+        if let Some(name) = self.rpc_names.read().get(path) {
+            return Some(name.clone());
+        }
+        let mut names = self.rpc_names.write();
+        if names.len() >= MAX_RPC_NAMES {
+            return None;
+        }
+        let name = Text::new(path);
+        names.insert(name.clone());
+        Some(name)
+    }
+
+    /// At most `max_value_length` bytes of the text, cut at a character boundary.
+    fn cut(&self, text: &str) -> Text {
+        Text::new(text.get(..text.floor_char_boundary(self.max_value_length)).unwrap_or_default())
+    }
+}
+
+/// `application/grpc` and its suffixed forms.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value.starts_with(b"application/grpc") && !value.starts_with(b"application/grpc-web")
+    })
+}
+
+/// The method if it is a standard one, else `_OTHER`.
+pub fn known_method(method: &Method) -> &'static str {
+    const KNOWN: &[&str] = &["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+    KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("_OTHER")
+}
+
+/// `1.0`, `1.1`, `2`, `3`.
+pub fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}
+
+/// The host and port the request names: the URI's authority, else the `Host` header.
+pub fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+    }
+}
+
+fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    if let Some(rest) = host.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        return Some((address, port.strip_prefix(':').and_then(|port| port.parse().ok())));
+    }
+    let split = match host.split_once(':') {
+        Some((address, port)) => (address, port.parse().ok()),
+        None => (host, None),
+    };
+    (!split.0.is_empty()).then_some(split)
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// The first address that proxies before us noted.
+fn client_of(headers: &HeaderMap) -> Option<Text> {
+    let forwarded = headers.get("x-forwarded-for")?.to_str().ok()?;
+    let first = forwarded.split(',').next()?.trim();
+    let address: IpAddr = first.parse().ok()?;
+    Some(address_text(address))
+}
+
+fn address_text(address: IpAddr) -> Text {
+    use std::fmt::Write;
+    let mut text = smol_str::SmolStrBuilder::new();
+    match write!(text, "{}", address.to_canonical()) {
+        Ok(()) => text.finish(),
+        Err(_) => Text::default(),
+    }
+}
+
+fn status_text(status: StatusCode) -> Text {
+    Text::new(status.as_str())
+}
+
+fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, ConventionsError> {
+    let mut wanted = Vec::with_capacity(names.len());
+    for text in names {
+        let name: HeaderName =
+            text.to_ascii_lowercase().parse().map_err(|_| ConventionsError::HeaderName(text.clone()))?;
+        if !redact::is_credential(&name) {
+            let key = Text::from(format!("{prefix}{name}"));
+            wanted.push(CapturedHeader { name, key });
+        }
+    }
+    Ok(wanted)
+}
+
+fn grpc_code(code: u8) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    NAMES.get(usize::from(code)).copied().unwrap_or("_OTHER")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_split_into_address_and_port() {
+        for (host, expected) in [
+            ("example.com", Some(("example.com", None))),
+            ("example.com:8080", Some(("example.com", Some(8080)))),
+            ("[::1]:80", Some(("::1", Some(80)))),
+            ("user:pw@h:1", Some(("h", Some(1)))),
+            ("", None),
+            ("[::1", None),
+        ] {
+            assert_eq!(split_host(host), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn rpc_names_are_bounded_and_shaped() {
+        let conventions = Conventions::new(&Config::default()).unwrap();
+        assert_eq!(conventions.rpc_name("/a.B/C").as_deref(), Some("a.B/C"));
+        assert_eq!(conventions.rpc_name("/a/b/c"), None, "not service/method");
+        for index in 0..3 * MAX_RPC_NAMES {
+            conventions.rpc_name(&format!("/s/m{index}"));
+        }
+        assert_eq!(conventions.rpc_names.read().len(), MAX_RPC_NAMES);
+        assert_eq!(conventions.rpc_name("/a.B/C").as_deref(), Some("a.B/C"), "known names stay");
+    }
+
+    #[test]
+    fn captured_credentials_are_refused_silently_and_bad_names_loudly() {
+        let config = Config {
+            request_headers: vec!["Authorization".into(), "X-Tenant".into()],
+            ..Config::default()
+        };
+        let conventions = Conventions::new(&config).unwrap();
+        assert_eq!(conventions.request_headers.len(), 1);
+        assert_eq!(conventions.request_headers[0].key, "http.request.header.x-tenant");
+        let config = Config { response_headers: vec!["not a name".into()], ..Config::default() };
+        assert!(Conventions::new(&config).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! A span that has begun and not ended. Dropping it ends it: no path out of an exchange can lose a span.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::model::Attribute;
+use crate::model::Event;
+use crate::model::Kind;
+use crate::model::Link;
+use crate::model::Span;
+use crate::model::SpanContext;
+use crate::model::SpanId;
+use crate::model::Status;
+use crate::model::Text;
+use crate::model::Value;
+use crate::sampling::Decision;
+use crate::sampling::Param;
+use crate::tracer::Tracer;
+
+/// An open span. Attribute setters do nothing when it is not recording.
+pub struct ActiveSpan {
+    tracer: Arc<Tracer>,
+    /// Own ids and sampling state: what is injected into requests that this span causes.
+    pub context: SpanContext,
+    parent: Option<(SpanId, bool)>,
+    kind: Kind,
+    name: Text,
+    start: Instant,
+    end: Option<Instant>,
+    /// Present only on sampled spans; taken when the span ends.
+    recording: Option<Box<Recording>>,
+}
+
+#[derive(Default)]
+struct Recording {
+    attributes: Vec<Attribute>,
+    events: Vec<Event>,
+    links: Vec<Link>,
+    status: Status,
+}
+
+impl ActiveSpan {
+    pub(super) fn new(
+        tracer: Arc<Tracer>,
+        context: SpanContext,
+        parent: Option<(SpanId, bool)>,
+        kind: Kind,
+        name: Text,
+        start: Instant,
+    ) -> Self {
+        let recording = context.state.is_sampled().then(|| {
+            let mut recording = Box::new(Recording::default());
+            recording.attributes.reserve(24);
+            recording
+        });
+        tracer.ledger.start(recording.is_some());
+        Self { tracer, context, parent, kind, name, start, end: None, recording }
+    }
+
+    /// True when somebody will read the attributes.
+    pub fn is_recording(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    /// The tracer that started it.
+    pub fn tracer(&self) -> &Arc<Tracer> {
+        &self.tracer
+    }
+
+    /// Sets an attribute; a second value under the same key replaces the first.
+    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.set_text(Text::new_static(key), value.into());
+    }
+
+    /// Sets an attribute whose key is not static.
+    pub fn set_text(&mut self, key: Text, value: Value) {
+        let Some(recording) = &mut self.recording else { return };
+        match recording.attributes.iter_mut().find(|attribute| attribute.key == key) {
+            Some(attribute) => attribute.value = value,
+            None => recording.attributes.push(Attribute { key, value }),
+        }
+    }
+
+    /// Appends attributes that are known to be new.
+    pub fn extend(&mut self, attributes: &[Attribute]) {
+        if let Some(recording) = &mut self.recording {
+            recording.attributes.extend_from_slice(attributes);
+        }
+    }
+
+    /// Adds an event at `time`.
+    pub fn event(&mut self, time: Instant, name: &'static str, attributes: Vec<Attribute>) {
+        let time = self.tracer.clock.timestamp(time);
+        if let Some(recording) = &mut self.recording {
+            recording.events.push(Event { time, name: Text::new_static(name), attributes });
+        }
+    }
+
+    /// Adds a link.
+    pub fn link(&mut self, link: Link) {
+        if let Some(recording) = &mut self.recording {
+            recording.links.push(link);
+        }
+    }
+
+    /// Marks the span failed. `error.type` is set unless it is already.
+    pub fn fail(&mut self, error_type: impl Into<Text>) {
+        let Some(recording) = &mut self.recording else { return };
+        recording.status = Status::Error(Text::default());
+        if !recording.attributes.iter().any(|attribute| attribute.key == "error.type") {
+            let value = Value::Str(error_type.into());
+            recording.attributes.push(Attribute { key: Text::new_static("error.type"), value });
+        }
+    }
+
+    /// True once [`ActiveSpan::fail`] was called on a recording span.
+    pub fn has_failed(&self) -> bool {
+        self.recording.as_ref().is_some_and(|recording| matches!(recording.status, Status::Error(_)))
+    }
+
+    /// Ends the span at `end` and hands it to the reporters.
+    pub fn finish_at(mut self, end: Instant) {
+        self.end = Some(end);
+    }
+
+    /// Notes who decided about sampling, and Jaeger's sampler tags when a sampler did.
+    pub(super) fn label_decision(&mut self, decision: Option<Decision>, by: &'static str) {
+        if self.recording.is_none() {
+            return;
+        }
+        let by = if decision.is_some() { "sampler" } else { by };
+        self.set("pillion.sampling.decided_by", by);
+        let Some(decision) = decision else { return };
+        self.set("sampler.type", decision.kind);
+        match decision.param {
+            Param::Bool(param) => self.set("sampler.param", param),
+            Param::F64(param) => self.set("sampler.param", param),
+        }
+    }
+}
+
+impl Drop for ActiveSpan {
+    fn drop(&mut self) {
+        let Some(recording) = self.recording.take() else { return };
+        let end = self.end.unwrap_or_else(Instant::now);
+        let (start, end) = self.tracer.clock.edges(self.start, end);
+        let recording = *recording;
+        let span = Span {
+            context: self.context.clone(),
+            parent: self.parent.map(|(id, _)| id),
+            remote_parent: self.parent.is_some_and(|(_, remote)| remote),
+            name: self.name.clone(),
+            kind: self.kind,
+            start,
+            end,
+            attributes: recording.attributes,
+            events: recording.events,
+            links: recording.links,
+            status: recording.status,
+            resource: self.tracer.resource.clone(),
+        };
+        self.tracer.sink.report(Arc::new(span));
+        self.tracer.ledger.report();
+    }
+}
