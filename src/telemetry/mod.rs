@@ -1,1 +1,3 @@
 //! Pillion's own logs and every metric name.
+
+pub mod metrics;

@@ -1,0 +1,550 @@
+//! The handle structs, one for each part of the program. Whoever holds one counts without looking anything up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Counter;
+use super::Family;
+use super::Gauge;
+use super::Histogram;
+use super::Metrics;
+use super::families;
+use super::labels::CloseReason;
+use super::labels::ConnectFailure;
+use super::labels::Detected;
+use super::labels::Direction;
+use super::labels::ExtractResult;
+use super::labels::Label;
+use super::labels::LinkOutcome;
+use super::labels::LogLevel;
+use super::labels::Outcome;
+use super::labels::Peer;
+use super::labels::Rejection;
+
+/// One counter for each value of a closed label.
+#[derive(Debug, Clone)]
+pub struct CounterSet<L> {
+    counters: Box<[Counter]>,
+    label: std::marker::PhantomData<fn(L)>,
+}
+
+impl<L: Label> CounterSet<L> {
+    fn new(metrics: &Metrics, family: &Family, labels: &[(&'static str, &str)]) -> Self {
+        let counter = |value: &L| {
+            let mut labels = labels.to_vec();
+            labels.push((L::KEY, value.as_str()));
+            metrics.counter(family, &labels)
+        };
+        Self {
+            counters: L::ALL.iter().map(counter).collect(),
+            label: std::marker::PhantomData,
+        }
+    }
+
+    /// Counts one event.
+    pub fn count(&self, value: L) {
+        if let Some(counter) = self.counters.get(value.index()) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// One counter for each of the names handed down when it was built, and `_other` for a name that was not.
+#[derive(Debug, Clone)]
+pub struct CounterTable {
+    names: Box<[&'static str]>,
+    counters: Box<[Counter]>,
+    other: Counter,
+}
+
+impl CounterTable {
+    fn new(
+        metrics: &Metrics,
+        family: &Family,
+        labels: &[(&'static str, &str)],
+        key: &'static str,
+        names: &[&'static str],
+    ) -> Self {
+        let counter = |name: &'static str| {
+            let mut labels = labels.to_vec();
+            labels.push((key, name));
+            metrics.counter(family, &labels)
+        };
+        Self {
+            names: names.into(),
+            counters: names.iter().map(|name| counter(name)).collect(),
+            other: counter("_other"),
+        }
+    }
+
+    /// The counter under `name`. A search through a handful of words.
+    pub fn of(&self, name: &str) -> &Counter {
+        self.names
+            .iter()
+            .position(|known| *known == name)
+            .and_then(|index| self.counters.get(index))
+            .unwrap_or(&self.other)
+    }
+}
+
+/// Things in progress: a guard for each, so that none is forgotten.
+#[derive(Debug, Clone)]
+pub struct ActiveGauge(Gauge);
+
+impl ActiveGauge {
+    /// Counts one more until the guard is dropped.
+    pub fn enter(&self) -> ActiveGuard {
+        self.0.increment(1.0);
+        ActiveGuard(self.0.clone())
+    }
+}
+
+/// One thing in progress. Dropping it counts it out.
+#[derive(Debug)]
+pub struct ActiveGuard(Gauge);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// What is counted around each request of one direction. Held by each listener.
+#[derive(Debug, Clone)]
+pub struct TrafficMetrics {
+    /// Exchanges in flight.
+    pub active: ActiveGauge,
+    /// Latency that is ours, in seconds.
+    pub added: Histogram,
+    /// Request bodies, in bytes.
+    pub request_size: Histogram,
+    /// Response bodies, in bytes.
+    pub response_size: Histogram,
+    /// What was refused.
+    pub rejections: CounterSet<Rejection>,
+}
+
+/// The connections of one direction to one kind of peer. Held by the listener or the pool.
+#[derive(Debug)]
+pub struct ConnectionMetrics {
+    /// Bytes read from its sockets.
+    pub received: Counter,
+    /// Bytes written to its sockets.
+    pub sent: Counter,
+    opened: Counter,
+    active: Gauge,
+    closed: CounterSet<CloseReason>,
+}
+
+impl ConnectionMetrics {
+    /// Counts a connection as open until the guard is dropped.
+    pub fn open(self: &Arc<Self>) -> OpenConnection {
+        self.opened.increment(1);
+        self.active.increment(1.0);
+        OpenConnection {
+            metrics: self.clone(),
+            reason: CloseReason::Peer,
+        }
+    }
+}
+
+/// One open connection. Dropping it counts it as closed, by the peer unless another reason was set.
+#[derive(Debug)]
+pub struct OpenConnection {
+    metrics: Arc<ConnectionMetrics>,
+    /// Why it ended.
+    pub reason: CloseReason,
+}
+
+impl OpenConnection {
+    /// The family it belongs to, for its byte counters.
+    pub fn metrics(&self) -> &ConnectionMetrics {
+        &self.metrics
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.active.decrement(1.0);
+        self.metrics.closed.count(self.reason);
+    }
+}
+
+/// A worker's upstream pool of one direction.
+#[derive(Debug, Clone)]
+pub struct PoolMetrics {
+    /// Connections that wait for a request; changed by increments, as every worker has a pool.
+    pub idle: Gauge,
+    /// Connections with an exchange on them.
+    pub in_use: ActiveGauge,
+    /// Requests that had to wait.
+    pub waits: Counter,
+    /// Requests that got none.
+    pub rejected: Counter,
+    /// Requests sent again because a reused connection was gone.
+    pub stale_retries: Counter,
+    /// Time to connect, in seconds, TLS included.
+    pub connect_duration: Histogram,
+    /// Connections that could not be opened.
+    pub connect_failures: CounterSet<ConnectFailure>,
+}
+
+/// A listener's accept loop of one direction.
+#[derive(Debug, Clone)]
+pub struct ServerMetrics {
+    /// Connections that could not be accepted.
+    pub accept_errors: Counter,
+    /// What first bytes turned out to be.
+    pub detected: CounterSet<Detected>,
+}
+
+/// TLS towards one kind of peer.
+#[derive(Debug, Clone)]
+pub struct TlsMetrics {
+    /// Handshakes.
+    pub handshakes: CounterSet<Outcome>,
+    /// Attempts to load changed certificates.
+    pub reloads: CounterSet<Outcome>,
+}
+
+/// Spans before the reporters. Held by the tracer; `started = unsampled + finished + active` at rest.
+#[derive(Debug, Clone)]
+pub struct SpanMetrics {
+    /// Started, sampled or not.
+    pub started: Counter,
+    /// Ended without being recorded.
+    pub unsampled: Counter,
+    /// Handed to the reporters.
+    pub finished: Counter,
+    /// Not yet ended.
+    pub active: ActiveGauge,
+}
+
+/// A reporter's ledger in plain numbers: `accepted = exported + Σ dropped + queued`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReporterLedger<'a> {
+    /// Spans handed to it since the start.
+    pub accepted: u64,
+    /// Spans that the collector confirmed, or that were sent where nobody confirms.
+    pub exported: u64,
+    /// Spans lost since the start, by reason.
+    pub dropped: &'a [(&'static str, u64)],
+    /// Spans that wait or are being sent.
+    pub queued: u64,
+    /// Spans that its queue can hold.
+    pub capacity: u64,
+}
+
+/// One reporter. The ledger is the reporter's own; it is copied here at each scrape.
+#[derive(Debug, Clone)]
+pub struct ReporterMetrics {
+    /// Time of one attempt to send, in seconds.
+    pub duration: Histogram,
+    /// Attempts to send, by result.
+    pub batches: CounterSet<Outcome>,
+    /// Batches sent again.
+    pub retries: Counter,
+    accepted: Counter,
+    exported: Counter,
+    dropped: CounterTable,
+    queued: Gauge,
+    capacity: Gauge,
+}
+
+impl ReporterMetrics {
+    /// Takes over the ledger's state. Numbers that are lower than the last ones leave a counter as it is.
+    pub fn publish_ledger(&self, ledger: &ReporterLedger<'_>) {
+        self.accepted.absolute(ledger.accepted);
+        self.exported.absolute(ledger.exported);
+        let mut other = 0;
+        for (reason, count) in ledger.dropped {
+            if self.dropped.names.contains(reason) {
+                self.dropped.of(reason).absolute(*count);
+            } else {
+                other += count;
+            }
+        }
+        self.dropped.other.absolute(other);
+        self.queued.set(ledger.queued as f64);
+        self.capacity.set(ledger.capacity as f64);
+    }
+}
+
+/// How outbound requests found their cause. Held by `correlate`.
+#[derive(Debug, Clone)]
+pub struct LinkMetrics {
+    methods: Box<[(&'static str, CounterSet<LinkOutcome>)]>,
+    other: CounterSet<LinkOutcome>,
+}
+
+impl LinkMetrics {
+    /// Counts one outbound request.
+    pub fn count(&self, method: &str, outcome: LinkOutcome) {
+        self.methods
+            .iter()
+            .find(|(name, _)| *name == method)
+            .map_or(&self.other, |(_, set)| set)
+            .count(outcome);
+    }
+}
+
+/// Reading and writing trace headers. Held by the propagator; formats are in the order of the names given.
+#[derive(Debug, Clone)]
+pub struct PropagationMetrics {
+    /// One for each format, in the order given.
+    pub formats: Box<[ExtractMetrics]>,
+    /// Requests whose formats named different traces.
+    pub conflicts: Counter,
+}
+
+/// One format of trace headers.
+#[derive(Debug, Clone)]
+pub struct ExtractMetrics {
+    /// The format's name.
+    pub format: &'static str,
+    /// What came of reading.
+    pub extracted: CounterSet<ExtractResult>,
+    /// Headers written.
+    pub injected: Counter,
+}
+
+/// Sampling. Held by the samplers and by the poller of strategies.
+#[derive(Debug, Clone)]
+pub struct SamplerMetrics {
+    /// Requests for strategies.
+    pub queries: CounterSet<Outcome>,
+    /// Strategies taken into use (success) or refused (failure).
+    pub updates: CounterSet<Outcome>,
+    /// Unix time of the last good answer, in seconds.
+    pub last_update: Gauge,
+    /// Operations with a sampler of their own.
+    pub operations: Gauge,
+    sampled: CounterTable,
+    rejected: CounterTable,
+}
+
+impl SamplerMetrics {
+    /// Counts a trace that started here.
+    pub fn decided(&self, kind: &str, sampled: bool) {
+        let table = if sampled {
+            &self.sampled
+        } else {
+            &self.rejected
+        };
+        table.of(kind).increment(1);
+    }
+}
+
+/// Configuration and lifecycle. Held by `app`.
+#[derive(Debug, Clone)]
+pub struct ConfigMetrics {
+    ready: Gauge,
+    draining: Gauge,
+    reloads: CounterSet<Outcome>,
+    last_ok: Gauge,
+    last_time: Gauge,
+}
+
+impl ConfigMetrics {
+    /// Records an attempt to load a configuration, at this Unix time.
+    pub fn reloaded(&self, outcome: Outcome, unix_time: Duration) {
+        self.reloads.count(outcome);
+        let ok = outcome == Outcome::Success;
+        self.last_ok.set(f64::from(u8::from(ok)));
+        if ok {
+            self.last_time.set(unix_time);
+        }
+    }
+
+    /// Records the configuration that the program started with; no reload.
+    pub fn loaded(&self, unix_time: Duration) {
+        self.last_ok.set(1.0);
+        self.last_time.set(unix_time);
+    }
+
+    /// Records whether traffic is taken.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// Records whether the program is finishing.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.set(f64::from(u8::from(draining)));
+    }
+}
+
+/// Our own log lines.
+#[derive(Debug, Clone)]
+pub struct LogMetrics {
+    /// Written.
+    pub messages: CounterSet<LogLevel>,
+    /// Not written because they repeat.
+    pub suppressed: Counter,
+}
+
+impl Metrics {
+    /// For the requests of one direction.
+    pub fn traffic(&self, direction: Direction) -> TrafficMetrics {
+        let labels = [(Direction::KEY, direction.as_str())];
+        TrafficMetrics {
+            active: ActiveGauge(self.gauge(&families::HTTP_ACTIVE, &labels)),
+            added: self.histogram(&families::HTTP_ADDED, &labels),
+            request_size: self.histogram(&families::HTTP_REQUEST_SIZE, &labels),
+            response_size: self.histogram(&families::HTTP_RESPONSE_SIZE, &labels),
+            rejections: CounterSet::new(self, &families::REJECTIONS, &labels),
+        }
+    }
+
+    /// For connections of one direction to one kind of peer.
+    pub fn connections(&self, direction: Direction, peer: Peer) -> Arc<ConnectionMetrics> {
+        let labels = [
+            (Direction::KEY, direction.as_str()),
+            (Peer::KEY, peer.as_str()),
+        ];
+        Arc::new(ConnectionMetrics {
+            received: self.counter(&families::RECEIVED, &labels),
+            sent: self.counter(&families::SENT, &labels),
+            opened: self.counter(&families::CONNECTIONS_OPENED, &labels),
+            active: self.gauge(&families::CONNECTIONS_ACTIVE, &labels),
+            closed: CounterSet::new(self, &families::CONNECTIONS_CLOSED, &labels),
+        })
+    }
+
+    /// For an upstream pool of one direction.
+    pub fn pool(&self, direction: Direction) -> PoolMetrics {
+        let labels = [(Direction::KEY, direction.as_str())];
+        PoolMetrics {
+            idle: self.gauge(&families::POOL_IDLE, &labels),
+            in_use: ActiveGauge(self.gauge(&families::POOL_IN_USE, &labels)),
+            waits: self.counter(&families::POOL_WAITS, &labels),
+            rejected: self.counter(&families::POOL_REJECTED, &labels),
+            stale_retries: self.counter(&families::POOL_STALE, &labels),
+            connect_duration: self.histogram(&families::CONNECT_DURATION, &labels),
+            connect_failures: CounterSet::new(self, &families::CONNECT_FAILURES, &labels),
+        }
+    }
+
+    /// For the accept loop of one direction.
+    pub fn server(&self, direction: Direction) -> ServerMetrics {
+        let labels = [(Direction::KEY, direction.as_str())];
+        ServerMetrics {
+            accept_errors: self.counter(&families::ACCEPT_ERRORS, &labels),
+            detected: CounterSet::new(self, &families::DETECTED, &labels),
+        }
+    }
+
+    /// For TLS towards one kind of peer.
+    pub fn tls(&self, peer: Peer) -> TlsMetrics {
+        let labels = [(Peer::KEY, peer.as_str())];
+        TlsMetrics {
+            handshakes: CounterSet::new(self, &families::TLS_HANDSHAKES, &labels),
+            reloads: CounterSet::new(self, &families::TLS_RELOADS, &labels),
+        }
+    }
+
+    /// For the tracer.
+    pub fn spans(&self) -> SpanMetrics {
+        SpanMetrics {
+            started: self.counter(&families::SPANS_STARTED, &[]),
+            unsampled: self.counter(&families::SPANS_UNSAMPLED, &[]),
+            finished: self.counter(&families::SPANS_FINISHED, &[]),
+            active: ActiveGauge(self.gauge(&families::SPANS_ACTIVE, &[])),
+        }
+    }
+
+    /// For the reporter of this name, which comes from the configuration; `reasons` are all it can drop for.
+    pub fn reporter(&self, name: &str, reasons: &[&'static str]) -> ReporterMetrics {
+        let labels = [("reporter", name)];
+        ReporterMetrics {
+            duration: self.histogram(&families::REPORTER_DURATION, &labels),
+            batches: CounterSet::new(self, &families::REPORTER_BATCHES, &labels),
+            retries: self.counter(&families::REPORTER_RETRIES, &labels),
+            accepted: self.counter(&families::REPORTER_ACCEPTED, &labels),
+            exported: self.counter(&families::REPORTER_EXPORTED, &labels),
+            dropped: CounterTable::new(
+                self,
+                &families::REPORTER_DROPPED,
+                &labels,
+                "reason",
+                reasons,
+            ),
+            queued: self.gauge(&families::REPORTER_QUEUED, &labels),
+            capacity: self.gauge(&families::REPORTER_CAPACITY, &labels),
+        }
+    }
+
+    /// For `correlate`, with the names of all its methods.
+    pub fn links(&self, methods: &[&'static str]) -> LinkMetrics {
+        let set =
+            |method: &'static str| CounterSet::new(self, &families::LINKS, &[("method", method)]);
+        LinkMetrics {
+            methods: methods
+                .iter()
+                .map(|method| (*method, set(method)))
+                .collect(),
+            other: set("_other"),
+        }
+    }
+
+    /// For the propagator, with the names of the formats in its order.
+    pub fn propagation(&self, formats: &[&'static str]) -> PropagationMetrics {
+        let format = |format: &&'static str| {
+            let labels = [("format", *format)];
+            ExtractMetrics {
+                format,
+                extracted: CounterSet::new(self, &families::EXTRACTS, &labels),
+                injected: self.counter(&families::INJECTS, &labels),
+            }
+        };
+        PropagationMetrics {
+            formats: formats.iter().map(format).collect(),
+            conflicts: self.counter(&families::CONFLICTS, &[]),
+        }
+    }
+
+    /// For the samplers, with the values that `sampler.type` can have.
+    pub fn sampler(&self, kinds: &[&'static str]) -> SamplerMetrics {
+        let table = |sampled| {
+            let labels = [("sampled", sampled)];
+            CounterTable::new(
+                self,
+                &families::SAMPLER_DECISIONS,
+                &labels,
+                "sampler_type",
+                kinds,
+            )
+        };
+        SamplerMetrics {
+            queries: CounterSet::new(self, &families::SAMPLER_QUERIES, &[]),
+            updates: CounterSet::new(self, &families::SAMPLER_UPDATES, &[]),
+            last_update: self.gauge(&families::SAMPLER_LAST_UPDATE, &[]),
+            operations: self.gauge(&families::SAMPLER_OPERATIONS, &[]),
+            sampled: table("true"),
+            rejected: table("false"),
+        }
+    }
+
+    /// For `app`.
+    pub fn config(&self) -> ConfigMetrics {
+        ConfigMetrics {
+            ready: self.gauge(&families::READY, &[]),
+            draining: self.gauge(&families::DRAINING, &[]),
+            reloads: CounterSet::new(self, &families::CONFIG_RELOADS, &[]),
+            last_ok: self.gauge(&families::CONFIG_LAST_OK, &[]),
+            last_time: self.gauge(&families::CONFIG_LAST_TIME, &[]),
+        }
+    }
+
+    /// For the log layer.
+    pub fn logs(&self) -> LogMetrics {
+        LogMetrics {
+            messages: CounterSet::new(self, &families::LOG_MESSAGES, &[]),
+            suppressed: self.counter(&families::LOG_SUPPRESSED, &[]),
+        }
+    }
+
+    /// Sets `pillion_build_info`: pairs such as `("version", "0.1.0")`, `("revision", …)`, `("rustc", …)`.
+    pub fn build_info(&self, labels: &[(&'static str, &str)]) {
+        self.gauge(&families::BUILD_INFO, labels).set(1.0);
+    }
+}
