@@ -3,11 +3,14 @@
 //! Owns data and its invariants, nothing that does input or output, nothing that reads a clock. Names follow the
 //! OpenTelemetry data model; Jaeger's words (tag, log, process) appear only inside the Jaeger codecs.
 
+mod addr;
 mod context;
 mod id;
 mod span;
 mod units;
 
+pub use addr::AddrError;
+pub use addr::HostPort;
 pub use context::{Baggage, BaggageItem, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
 pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};

@@ -1,0 +1,214 @@
+//! Bodies on their way through: frames pass untouched, sizes and ends are noted.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+
+use crate::proxy::exchange::Exchange;
+use crate::proxy::expect::Gate;
+
+/// Whatever broke a body, on its way to the other side.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request body on its way upstream.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    progress: Option<Arc<Progress>>,
+    /// Holds the body back until the upstream asked for it (`Expect: 100-continue`).
+    gate: Option<Gate>,
+    /// Bytes that may still pass; `None`: no limit.
+    left: Option<u64>,
+}
+
+/// How far a request body got; read by the exchange, written by the upstream connection.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: AtomicU64,
+    ended: AtomicBool,
+    too_large: AtomicBool,
+}
+
+/// A response body on its way downstream. Ending or dropping it ends the exchange.
+pub struct ResponseBody {
+    source: Source,
+    exchange: Option<Box<Exchange>>,
+}
+
+enum Source {
+    Upstream(Incoming),
+    Local(Option<Bytes>),
+}
+
+/// The request body exceeded its limit.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body exceeds its limit")]
+struct TooLarge;
+
+impl Progress {
+    /// Bytes that passed so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// True when the body has passed whole.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// True when the body was cut because of its size.
+    pub fn too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
+    }
+}
+
+impl RequestBody {
+    /// Nothing to send.
+    pub fn empty() -> Self {
+        Self { incoming: None, progress: None, gate: None, left: None }
+    }
+
+    /// A body that is noted in `progress`, cut beyond `limit` (0: none) and held back by `gate`.
+    pub fn streaming(incoming: Incoming, progress: Arc<Progress>, gate: Option<Gate>, limit: u64) -> Self {
+        let left = (limit > 0).then_some(limit);
+        Self { incoming: Some(incoming), progress: Some(progress), gate, left }
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) -> Result<(), TooLarge> {
+        let (Some(data), Some(progress)) = (frame.data_ref(), &self.progress) else { return Ok(()) };
+        let size = data.len() as u64;
+        progress.bytes.fetch_add(size, Ordering::Relaxed);
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(size).ok_or_else(|| {
+                progress.too_large.store(true, Ordering::Relaxed);
+                TooLarge
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if let Some(gate) = &mut this.gate {
+            ready!(gate.poll_open(cx));
+            this.gate = None;
+        }
+        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let ended = incoming.is_end_stream();
+                if let Err(error) = this.note(&frame) {
+                    this.incoming = None;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                if ended && let Some(progress) = &this.progress {
+                    progress.ended.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            None => {
+                if let Some(progress) = &this.progress {
+                    progress.ended.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl ResponseBody {
+    /// Text of our own, without an exchange to end.
+    pub fn local(bytes: Bytes) -> Self {
+        Self { source: Source::Local((!bytes.is_empty()).then_some(bytes)), exchange: None }
+    }
+
+    /// The upstream's body; `exchange` ends with it.
+    pub fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
+        if incoming.is_end_stream() {
+            exchange.complete();
+            return Self { source: Source::Local(None), exchange: Some(exchange) };
+        }
+        Self { source: Source::Upstream(incoming), exchange: Some(exchange) }
+    }
+
+    /// Makes an exchange end together with a text of our own.
+    pub fn attach(&mut self, mut exchange: Box<Exchange>) {
+        exchange.complete();
+        self.exchange = Some(exchange);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let incoming = match &mut this.source {
+            Source::Local(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Upstream(incoming) => incoming,
+        };
+        let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let ended = incoming.is_end_stream();
+        if let Some(exchange) = &mut this.exchange {
+            match &polled {
+                Some(Ok(frame)) => {
+                    exchange.frame(frame);
+                    if ended {
+                        exchange.complete();
+                    }
+                }
+                Some(Err(error)) => exchange.break_off(error),
+                None => exchange.complete(),
+            }
+            if ended || !matches!(polled, Some(Ok(_))) {
+                this.exchange = None;
+            }
+        }
+        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(bytes) => bytes.is_none(),
+            Source::Upstream(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Upstream(incoming) => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What an operator chooses about listeners, limits and timeouts.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::ByteSize;
+use crate::model::HostPort;
+use crate::model::HumanDuration;
+use crate::model::Text;
+use crate::net::tls::ClientTls;
+use crate::net::tls::ServerTls;
+use crate::tracer::TrustConfig;
+
+/// The inbound side: requests for the program beside us.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inbound {
+    /// Where callers connect.
+    ///
+    /// Default: `0.0.0.0:15606`. Reload: restart.
+    pub listen: HostPort,
+    /// The HTTP version spoken to the program: `auto` mirrors the caller's.
+    ///
+    /// Default: `auto`. Reload: new connections.
+    pub app_protocol: AppProtocol,
+    /// Terminate TLS here. Absent: plain HTTP.
+    ///
+    /// Default: none. Reload: certificates live, the rest restart.
+    pub tls: Option<ServerTls>,
+    /// How far callers' trace contexts are believed.
+    pub trust: TrustConfig,
+    /// What is told to the program about its caller.
+    ///
+    /// Default: `none`. Reload: new connections.
+    pub forwarded: Forwarded,
+}
+
+/// The outbound side: a forward proxy for `HTTP_PROXY`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outbound {
+    /// Where the program connects.
+    ///
+    /// Default: `127.0.0.1:15601`. Reload: restart.
+    pub listen: HostPort,
+    /// TLS towards `https://` URLs in absolute-form requests. CONNECT tunnels are not opened.
+    pub tls: ClientTls,
+}
+
+/// A static outbound route: listen here, go there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Where the program connects.
+    ///
+    /// Reload: restart.
+    pub listen: HostPort,
+    /// Where its requests go.
+    ///
+    /// Reload: restart.
+    pub to: HostPort,
+    /// Originate TLS towards `to`. Absent: plain HTTP.
+    ///
+    /// Default: none. Reload: restart.
+    #[serde(default)]
+    pub tls: Option<ClientTls>,
+    /// Replace the `Host` header by `to`. Without it the header passes as the program wrote it.
+    ///
+    /// Default: `false`. Reload: restart.
+    #[serde(default)]
+    pub rewrite_host: bool,
+    /// The name recorded as `service.peer.name`. Empty: none.
+    ///
+    /// Default: empty. Reload: restart.
+    #[serde(default)]
+    pub peer_service: Text,
+}
+
+/// The HTTP version spoken to the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AppProtocol {
+    /// The caller's version; HTTP/1.1 for HTTP/2 that came over TLS, except gRPC.
+    #[default]
+    Auto,
+    /// Always HTTP/1.1.
+    Http1,
+    /// Always HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// Which header tells the program about its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// Nothing is added.
+    #[default]
+    None,
+    /// `X-Forwarded-For`, `-Proto`, `-Host`: appended to what came.
+    XForwarded,
+    /// `Forwarded` (RFC 7239): appended to what came.
+    Rfc7239,
+}
+
+/// Upper bounds. Beyond one, the answer says which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request or response head. Beyond: 431 to callers, 502 for upstreams.
+    ///
+    /// Unit: size. Default: `64KiB`. Reload: new connections.
+    pub head_size: ByteSize,
+    /// Most header fields in a head. Beyond: 431 to callers, 502 for upstreams.
+    ///
+    /// Unit: fields. Default: `200`. Reload: new connections.
+    pub headers: usize,
+    /// Largest request body. `0`: no limit. Beyond: 413.
+    ///
+    /// Unit: size. Default: `0`. Reload: new connections.
+    pub body_size: ByteSize,
+    /// Most downstream connections of all listeners; more wait in the kernel's backlog.
+    ///
+    /// Unit: connections. Default: `100000`. Reload: restart.
+    pub connections: usize,
+    /// Most requests in flight. Beyond: 503 with `Retry-After`.
+    ///
+    /// Unit: requests. Default: `100000`. Reload: new connections.
+    pub requests: usize,
+    /// Most upstream connections, idle ones included. Beyond: requests wait for `timeouts.pool`, then 503.
+    ///
+    /// Unit: connections. Default: `10000`. Reload: restart.
+    pub upstream_connections: usize,
+    /// Most idle upstream connections kept for one destination, by each worker.
+    ///
+    /// Unit: connections. Default: `256`. Reload: restart.
+    pub idle_per_destination: usize,
+    /// Most concurrent streams of an HTTP/2 connection, either side.
+    ///
+    /// Unit: streams. Default: `250`. Reload: new connections.
+    pub http2_streams: u32,
+}
+
+/// How long things may take. `0` means: as long as they like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// First bytes of a new connection.
+    ///
+    /// Unit: duration. Default: `30s`. Reload: new connections.
+    pub detect: HumanDuration,
+    /// TLS handshake, either side.
+    ///
+    /// Unit: duration. Default: `10s`. Reload: new connections.
+    pub tls_handshake: HumanDuration,
+    /// A complete request head after its first byte; also how long a kept-alive HTTP/1 connection may stay idle
+    /// before the next head, unless `idle` is shorter.
+    ///
+    /// Unit: duration. Default: `30s`. Reload: new connections.
+    pub head: HumanDuration,
+    /// A downstream connection without a request.
+    ///
+    /// Unit: duration. Default: `1h`. Reload: new connections.
+    pub idle: HumanDuration,
+    /// Opening an upstream connection, name resolution included. Beyond: 504.
+    ///
+    /// Unit: duration. Default: `5s`. Reload: new connections.
+    pub connect: HumanDuration,
+    /// Waiting for a free upstream connection. Beyond: 503.
+    ///
+    /// Unit: duration. Default: `5s`. Reload: restart.
+    pub pool: HumanDuration,
+    /// From the whole request to the response head. Beyond: 504.
+    ///
+    /// Unit: duration. Default: `0`. Reload: new connections.
+    pub response: HumanDuration,
+    /// Neither side of an exchange makes progress. Beyond: the exchange is cut.
+    ///
+    /// Unit: duration. Default: `0`. Reload: new connections.
+    pub stall: HumanDuration,
+    /// An idle upstream connection; an upstream's own `Keep-Alive: timeout` shortens it.
+    ///
+    /// Unit: duration. Default: `60s`. Reload: restart.
+    pub upstream_idle: HumanDuration,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            listen: HostPort::new("0.0.0.0", 15606),
+            app_protocol: AppProtocol::Auto,
+            tls: None,
+            trust: TrustConfig::default(),
+            forwarded: Forwarded::None,
+        }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self { listen: HostPort::new("127.0.0.1", 15601), tls: ClientTls::default() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_size: ByteSize(64 * 1024),
+            headers: 200,
+            body_size: ByteSize(0),
+            connections: 100_000,
+            requests: 100_000,
+            upstream_connections: 10_000,
+            idle_per_destination: 256,
+            http2_streams: 250,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            detect: HumanDuration::from_secs(30),
+            tls_handshake: HumanDuration::from_secs(10),
+            head: HumanDuration::from_secs(30),
+            idle: HumanDuration::from_secs(3600),
+            connect: HumanDuration::from_secs(5),
+            pool: HumanDuration::from_secs(5),
+            response: HumanDuration::from_secs(0),
+            stall: HumanDuration::from_secs(0),
+            upstream_idle: HumanDuration::from_secs(60),
+        }
+    }
+}

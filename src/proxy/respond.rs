@@ -1,0 +1,50 @@
+//! Pillion's own answers: the only place where a failure becomes a status and a text.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
+
+use crate::proxy::body::ResponseBody;
+use crate::proxy::error::ProxyError;
+
+/// The answer for a failure: a status by its side and kind, one short line of text that says who answers and why.
+pub fn failure(error: &ProxyError) -> Response<ResponseBody> {
+    let status = status_of(error);
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason.push_str(": ");
+        reason.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    let mut response = text(status, format!("pillion: {reason}\n"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// A plain-text answer of our own.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::local(body.into()));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+fn status_of(error: &ProxyError) -> StatusCode {
+    match error {
+        ProxyError::Resolve { .. }
+        | ProxyError::Connect { .. }
+        | ProxyError::Tls { .. }
+        | ProxyError::Exchange(_) => StatusCode::BAD_GATEWAY,
+        ProxyError::ConnectTimeout { .. } | ProxyError::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        ProxyError::PoolTimeout(_) | ProxyError::Overload(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ProxyError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        ProxyError::BadRequest(_) => StatusCode::BAD_REQUEST,
+        ProxyError::Loop { .. } => StatusCode::LOOP_DETECTED,
+    }
+}

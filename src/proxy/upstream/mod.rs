@@ -1,0 +1,124 @@
+//! Connections to upstreams: opening them, keeping them, handing them out.
+//!
+//! Each worker has its own pool; a connection never moves between threads.
+
+mod connect;
+mod pool;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::Request;
+use http::Response;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use crate::model::HostPort;
+use crate::net::tls::ClientConfig;
+use crate::proxy::body::RequestBody;
+use crate::proxy::error::ProxyError;
+use crate::telemetry::metrics::ActiveGuard;
+
+pub use connect::Connector;
+pub use connect::Stream;
+pub use pool::Pool;
+pub use pool::PoolLimits;
+
+/// What makes two upstream connections interchangeable.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Where.
+    pub to: HostPort,
+    /// TLS, and which settings.
+    pub tls: Option<TlsTarget>,
+    /// HTTP/2 instead of HTTP/1.
+    pub http2: bool,
+}
+
+/// TLS towards one name.
+#[derive(Debug, Clone)]
+pub struct TlsTarget {
+    /// Settings; identity, not content, tells two apart.
+    pub config: Arc<ClientConfig>,
+}
+
+impl PartialEq for TlsTarget {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+    }
+}
+
+impl Eq for TlsTarget {}
+
+impl std::hash::Hash for TlsTarget {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.config).hash(state);
+    }
+}
+
+/// Where the time of opening a connection went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConnectTiming {
+    /// Name resolution.
+    pub resolve: Duration,
+    /// TCP.
+    pub connect: Duration,
+    /// TLS handshake; zero without TLS.
+    pub tls: Duration,
+}
+
+/// A connection on loan for one exchange. Give it back with [`Lease::give_back`]; dropping it closes an HTTP/1
+/// connection, which is right whenever the exchange did not end well.
+pub struct Lease {
+    sender: Sender,
+    pool: Arc<Pool>,
+    destination: Destination,
+    /// The upstream's address.
+    pub peer: SocketAddr,
+    /// Served an earlier exchange.
+    pub reused: bool,
+    /// Zero when reused.
+    pub timing: ConnectTiming,
+    /// How long it may idle, by the upstream's own words.
+    pub idle_limit: Option<Duration>,
+    in_use: ActiveGuard,
+}
+
+enum Sender {
+    Http1(hyper::client::conn::http1::SendRequest<RequestBody>),
+    Http2(pool::SharedSender),
+}
+
+impl Lease {
+    /// Sends one request. The error says whether the request was not sent at all and can go elsewhere.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(shared) => shared.sender.try_send_request(request).await,
+        }
+    }
+
+    /// True for HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
+    }
+
+    /// Returns a connection whose exchange ended well.
+    pub fn give_back(self) {
+        let Self { sender, pool, destination, peer, idle_limit, in_use, .. } = self;
+        drop(in_use);
+        if let Sender::Http1(sender) = sender {
+            pool.put(destination, sender, peer, idle_limit, Instant::now());
+        }
+    }
+}
+
+/// A failure that belongs to this destination, as an answer.
+pub(crate) fn exchange_error(error: hyper::Error) -> ProxyError {
+    ProxyError::Exchange(error)
+}

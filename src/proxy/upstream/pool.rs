@@ -1,0 +1,448 @@
+//! The pool of one worker: idle HTTP/1 connections by destination, shared HTTP/2 connections, one bound on all of them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use hyper::client::conn::http1;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use crate::proxy::body::RequestBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::upstream::ConnectTiming;
+use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::Destination;
+use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::Sender;
+use crate::proxy::upstream::Stream;
+use crate::telemetry::metrics::ConnectionMetrics;
+use crate::telemetry::metrics::PoolMetrics;
+
+/// How often idle connections are looked over.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// The pool's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// All connections of this worker.
+    pub connections: usize,
+    /// Idle connections per destination.
+    pub idle_per_destination: usize,
+    /// Idle time.
+    pub idle: Duration,
+    /// Waiting for a connection.
+    pub wait: Duration,
+    /// Largest response head.
+    pub head_size: usize,
+    /// Most response header fields.
+    pub headers: usize,
+    /// Streams on an HTTP/2 connection before another is opened.
+    pub streams: usize,
+}
+
+/// One worker's upstream connections.
+pub struct Pool {
+    limits: PoolLimits,
+    metrics: PoolMetrics,
+    connections: Arc<ConnectionMetrics>,
+    state: Mutex<State>,
+    /// One permit for each connection that may be open.
+    permits: Arc<Semaphore>,
+    /// Told when an idle connection appears while somebody waits.
+    returned: Notify,
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    idle: HashMap<Destination, Vec<Idle>>,
+    shared: HashMap<Destination, Vec<SharedSender>>,
+    /// One opener at a time for each HTTP/2 destination, so that a burst does not open a connection each.
+    opening: HashMap<Destination, Arc<tokio::sync::Mutex<()>>>,
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    peer: SocketAddr,
+    until: Instant,
+}
+
+/// A handle on a shared HTTP/2 connection; dropping it frees its stream.
+pub struct SharedSender {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    peer: SocketAddr,
+    streams: Arc<AtomicUsize>,
+    used: Arc<AtomicBool>,
+    counted: bool,
+}
+
+impl Drop for SharedSender {
+    fn drop(&mut self) {
+        if self.counted {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(limits: PoolLimits, metrics: PoolMetrics, connections: Arc<ConnectionMetrics>) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            metrics,
+            connections,
+            state: Mutex::default(),
+            permits: Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS))),
+            returned: Notify::new(),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// A connection for one exchange: an idle one, a stream on a shared one, or a new one.
+    ///
+    /// # Errors
+    /// Opening failed, or none became free in time.
+    pub async fn lease(
+        self: &Arc<Self>,
+        destination: &Destination,
+        connector: Connector,
+        fresh: bool,
+    ) -> Result<Lease, ProxyError> {
+        if destination.http2 {
+            return self.lease_http2(destination, connector).await;
+        }
+        if !fresh && let Some(idle) = self.take(destination) {
+            return Ok(self.lend_idle(destination, idle));
+        }
+        let permit = match self.try_permit() {
+            Some(permit) => permit,
+            None => {
+                self.metrics.waits.increment(1);
+                match self.wait(destination).await? {
+                    Waited::Idle(idle) => return Ok(self.lend_idle(destination, idle)),
+                    Waited::Permit(permit) => permit,
+                }
+            }
+        };
+        self.open_http1(destination, connector, permit).await
+    }
+
+    /// Takes an HTTP/1 connection back. It stays until it is closed, too old or one too many.
+    pub(super) fn put(
+        &self,
+        destination: Destination,
+        sender: http1::SendRequest<RequestBody>,
+        peer: SocketAddr,
+        idle_limit: Option<Duration>,
+        now: Instant,
+    ) {
+        if sender.is_closed() {
+            return;
+        }
+        let limit = idle_limit.map_or(self.limits.idle, |limit| limit.min(self.limits.idle));
+        if limit.is_zero() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let list = state.idle.entry(destination).or_default();
+        if list.len() >= self.limits.idle_per_destination {
+            list.remove(0);
+            self.metrics.idle.decrement(1.0);
+        }
+        list.push(Idle { sender, peer, until: now + limit });
+        self.metrics.idle.increment(1.0);
+        drop(state);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.returned.notify_one();
+        }
+    }
+
+    /// Closes idle connections whose time is up, for as long as the future is polled.
+    pub async fn run_sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let mut removed = 0;
+        let mut state = self.state.lock();
+        state.idle.retain(|_, list| {
+            let before = list.len();
+            list.retain(|idle| idle.until > now && !idle.sender.is_closed());
+            removed += before - list.len();
+            !list.is_empty()
+        });
+        state.shared.retain(|_, list| {
+            list.retain(|shared| !shared.sender.is_closed());
+            !list.is_empty()
+        });
+        state.opening.retain(|_, lock| Arc::strong_count(lock) > 1);
+        self.metrics.idle.decrement(removed as f64);
+    }
+
+    /// The most recently used idle connection that is still good.
+    fn take(&self, destination: &Destination) -> Option<Idle> {
+        let mut state = self.state.lock();
+        let list = state.idle.get_mut(destination)?;
+        let now = Instant::now();
+        let mut at = list.len();
+        while at > 0 {
+            at -= 1;
+            let idle = &list[at];
+            if idle.sender.is_closed() || idle.until <= now {
+                list.remove(at);
+                self.metrics.idle.decrement(1.0);
+            } else if idle.sender.is_ready() {
+                self.metrics.idle.decrement(1.0);
+                return Some(list.remove(at));
+            }
+            // Otherwise its last exchange is still being wound up: leave it for the next caller.
+        }
+        None
+    }
+
+    fn lend_idle(self: &Arc<Self>, destination: &Destination, idle: Idle) -> Lease {
+        Lease {
+            sender: Sender::Http1(idle.sender),
+            pool: self.clone(),
+            destination: destination.clone(),
+            peer: idle.peer,
+            reused: true,
+            timing: ConnectTiming::default(),
+            idle_limit: None,
+            in_use: self.metrics.in_use.enter(),
+        }
+    }
+
+    /// A permit for one more connection, if need be by closing an idle one.
+    fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
+    async fn wait(&self, destination: &Destination) -> Result<Waited, ProxyError> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = scopeguard(|| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+        self.evict_idle();
+        let found = async {
+            loop {
+                if let Some(idle) = self.take(destination) {
+                    return Waited::Idle(idle);
+                }
+                tokio::select! {
+                    permit = self.permits.clone().acquire_owned() => {
+                        if let Ok(permit) = permit {
+                            return Waited::Permit(permit);
+                        }
+                    }
+                    () = self.returned.notified() => self.evict_other(destination),
+                }
+            }
+        };
+        let result = match self.limits.wait {
+            Duration::ZERO => Ok(found.await),
+            limit => tokio::time::timeout(limit, found).await.map_err(|_| limit),
+        };
+        drop(waiting);
+        result.map_err(|limit| {
+            self.metrics.rejected.increment(1);
+            ProxyError::PoolTimeout(limit)
+        })
+    }
+
+    /// Closes one idle connection, so that its permit comes free.
+    fn evict_idle(&self) {
+        let mut state = self.state.lock();
+        let Some(list) = state.idle.values_mut().find(|list| !list.is_empty()) else { return };
+        list.remove(0);
+        self.metrics.idle.decrement(1.0);
+    }
+
+    /// An idle connection of another destination makes room for a waiter.
+    fn evict_other(&self, destination: &Destination) {
+        let mut state = self.state.lock();
+        let others = state.idle.iter_mut().filter(|(other, _)| *other != destination);
+        if let Some((_, list)) = others.into_iter().find(|(_, list)| !list.is_empty()) {
+            list.remove(0);
+            self.metrics.idle.decrement(1.0);
+        }
+    }
+
+    async fn open_http1(
+        self: &Arc<Self>,
+        destination: &Destination,
+        connector: Connector,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Lease, ProxyError> {
+        let (stream, peer, timing) = self.open(destination, connector).await?;
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_headers(self.limits.headers)
+            .max_buf_size(self.limits.head_size.max(16 * 1024))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(ProxyError::Exchange)?;
+        let open = self.connections.open();
+        tokio::spawn(async move {
+            let _held = (open, permit);
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(%error, peer = %peer, "upstream connection ended");
+            }
+        });
+        Ok(Lease {
+            sender: Sender::Http1(sender),
+            pool: self.clone(),
+            destination: destination.clone(),
+            peer,
+            reused: false,
+            timing,
+            idle_limit: None,
+            in_use: self.metrics.in_use.enter(),
+        })
+    }
+
+    async fn lease_http2(
+        self: &Arc<Self>,
+        destination: &Destination,
+        connector: Connector,
+    ) -> Result<Lease, ProxyError> {
+        if let Some(shared) = self.join(destination) {
+            return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
+        }
+        let opening = self.state.lock().opening.entry(destination.clone()).or_default().clone();
+        let _turn = opening.lock().await;
+        if let Some(shared) = self.join(destination) {
+            return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
+        }
+        let permit = match self.try_permit() {
+            Some(permit) => permit,
+            None => {
+                self.metrics.waits.increment(1);
+                match self.wait(destination).await? {
+                    Waited::Permit(permit) => permit,
+                    Waited::Idle(_) => return Err(ProxyError::PoolTimeout(Duration::ZERO)),
+                }
+            }
+        };
+        let (stream, peer, timing) = self.open(destination, connector).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(self.limits.head_size).unwrap_or(u32::MAX))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(ProxyError::Exchange)?;
+        let open = self.connections.open();
+        tokio::spawn(async move {
+            let _held = (open, permit);
+            if let Err(error) = connection.await {
+                debug!(%error, peer = %peer, "upstream connection ended");
+            }
+        });
+        let shared = SharedSender {
+            sender,
+            peer,
+            streams: Arc::default(),
+            used: Arc::new(AtomicBool::new(false)),
+            counted: false,
+        };
+        let lent = shared.lend();
+        self.state.lock().shared.entry(destination.clone()).or_default().push(shared);
+        Ok(self.lend_shared(destination, lent, timing))
+    }
+
+    /// A stream on a connection that has room.
+    fn join(&self, destination: &Destination) -> Option<SharedSender> {
+        let mut state = self.state.lock();
+        let list = state.shared.get_mut(destination)?;
+        list.retain(|shared| !shared.sender.is_closed());
+        list.iter()
+            .find(|shared| shared.streams.load(Ordering::Relaxed) < self.limits.streams)
+            .map(SharedSender::lend)
+    }
+
+    fn lend_shared(
+        self: &Arc<Self>,
+        destination: &Destination,
+        shared: SharedSender,
+        timing: ConnectTiming,
+    ) -> Lease {
+        Lease {
+            peer: shared.peer,
+            reused: shared.used.swap(true, Ordering::Relaxed),
+            sender: Sender::Http2(shared),
+            pool: self.clone(),
+            destination: destination.clone(),
+            timing,
+            idle_limit: None,
+            in_use: self.metrics.in_use.enter(),
+        }
+    }
+
+    async fn open(
+        &self,
+        destination: &Destination,
+        connector: Connector,
+    ) -> Result<(Stream, SocketAddr, ConnectTiming), ProxyError> {
+        let tls = destination.tls.as_ref().map(|tls| &*tls.config);
+        match connector.open(&destination.to, tls, destination.http2).await {
+            Ok(opened) => {
+                let timing = &opened.2;
+                self.metrics.connect_duration.record(timing.resolve + timing.connect + timing.tls);
+                Ok(opened)
+            }
+            Err(error) => {
+                if let Some(reason) = error.connect_failure() {
+                    self.metrics.connect_failures.count(reason);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+enum Waited {
+    Idle(Idle),
+    Permit(OwnedSemaphorePermit),
+}
+
+impl SharedSender {
+    fn lend(&self) -> Self {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Self {
+            sender: self.sender.clone(),
+            peer: self.peer,
+            streams: self.streams.clone(),
+            used: self.used.clone(),
+            counted: true,
+        }
+    }
+}
+
+/// Runs a closure when dropped: waiting must be counted out even when the waiter is cancelled.
+fn scopeguard<F: FnMut()>(leave: F) -> impl Drop {
+    struct Guard<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(leave)
+}
