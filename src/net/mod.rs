@@ -1,3 +1,4 @@
 //! Sockets, TLS, draining and the small HTTP client that reporters and pollers share.
 
 pub mod client;
+pub mod tls;
