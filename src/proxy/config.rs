@@ -8,8 +8,8 @@ use crate::model::ByteSize;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::Text;
-use crate::net::tls::ClientTls;
-use crate::net::tls::ServerTls;
+use crate::net::tls::ClientConfig;
+use crate::net::tls::ServerConfig;
 use crate::tracer::TrustConfig;
 
 /// The inbound side: requests for the program beside us.
@@ -27,7 +27,7 @@ pub struct Inbound {
     /// Terminate TLS here. Absent: plain HTTP.
     ///
     /// Default: none. Reload: certificates live, the rest restart.
-    pub tls: Option<ServerTls>,
+    pub tls: Option<ServerConfig>,
     /// How far callers' trace contexts are believed.
     pub trust: TrustConfig,
     /// What is told to the program about its caller.
@@ -45,7 +45,7 @@ pub struct Outbound {
     /// Default: `127.0.0.1:15601`. Reload: restart.
     pub listen: HostPort,
     /// TLS towards `https://` URLs in absolute-form requests. CONNECT tunnels are not opened.
-    pub tls: ClientTls,
+    pub tls: ClientConfig,
 }
 
 /// A static outbound route: listen here, go there.
@@ -64,7 +64,7 @@ pub struct Route {
     ///
     /// Default: none. Reload: restart.
     #[serde(default)]
-    pub tls: Option<ClientTls>,
+    pub tls: Option<ClientConfig>,
     /// Replace the `Host` header by `to`. Without it the header passes as the program wrote it.
     ///
     /// Default: `false`. Reload: restart.
@@ -198,7 +198,7 @@ impl Default for Inbound {
 
 impl Default for Outbound {
     fn default() -> Self {
-        Self { listen: HostPort::new("127.0.0.1", 15601), tls: ClientTls::default() }
+        Self { listen: HostPort::new("127.0.0.1", 15601), tls: ClientConfig::default() }
     }
 }
 

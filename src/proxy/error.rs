@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::net::tls::TlsError;
 use crate::telemetry::metrics::ConnectFailure;
 use crate::telemetry::metrics::ErrorType;
 use crate::telemetry::metrics::Rejection;
@@ -43,7 +44,7 @@ pub enum ProxyError {
         to: String,
         /// What the handshake said.
         #[source]
-        source: io::Error,
+        source: TlsError,
     },
     /// No upstream connection became free.
     #[error("no upstream connection became free within {0:?}")]

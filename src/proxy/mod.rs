@@ -1,1 +1,21 @@
-//! The data path: inbound, outbound, upstream connections.
+//! The data path: requests in, requests out, upstream connections, and what goes on the spans of both.
+//!
+//! One request path serves HTTP/1 and HTTP/2, inbound and outbound; versions differ where bytes are framed (hyper) and
+//! where targets are written (`target`). Nothing here waits for a reporter. A worker's connections never leave its
+//! thread. Failures become answers in `respond` alone.
+
+mod body;
+pub mod config;
+mod error;
+mod exchange;
+mod expect;
+mod forward;
+mod headers;
+pub mod listener;
+mod patience;
+mod respond;
+pub mod shared;
+mod target;
+mod traced;
+mod tunnel;
+pub mod upstream;

@@ -2,20 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::Context;
-use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::model::HostPort;
-use crate::net::tls::ClientConfig;
+use crate::net::tls::Alpn;
+use crate::net::tls::ClientTls;
+use crate::net::tls::MaybeTls;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::ConnectTiming;
 
@@ -33,14 +28,6 @@ pub struct Connector {
     pub tls_handshake: Duration,
 }
 
-/// An open upstream connection.
-pub enum Stream {
-    /// Without TLS.
-    Plain(TcpStream),
-    /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 impl Connector {
     /// Opens a connection.
     ///
@@ -49,23 +36,22 @@ impl Connector {
     pub async fn open(
         &self,
         to: &HostPort,
-        tls: Option<&ClientConfig>,
+        tls: Option<&ClientTls>,
         http2: bool,
-    ) -> Result<(Stream, SocketAddr, ConnectTiming), ProxyError> {
+    ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
         let (tcp, mut timing) = within(self.connect, open_tcp(to)).await.unwrap_or_else(|after| {
             Err(ProxyError::ConnectTimeout { to: to.to_string(), after })
         })?;
         let peer = tcp.peer_addr().map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
-        let Some(tls) = tls else { return Ok((Stream::Plain(tcp), peer, timing)) };
+        let Some(tls) = tls else { return Ok((MaybeTls::Plain(tcp), peer, timing)) };
         let begun = Instant::now();
-        let stream = within(self.tls_handshake, tls.connect(&to.host, tcp, http2))
+        let alpn = if http2 { Alpn::Http2 } else { Alpn::Http1 };
+        let stream = within(self.tls_handshake, tls.connect(&to.host, tcp, alpn))
             .await
-            .unwrap_or_else(|after| {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no handshake within {after:?}")))
-            })
+            .map_err(|after| ProxyError::ConnectTimeout { to: to.to_string(), after })?
             .map_err(|source| ProxyError::Tls { to: to.to_string(), source })?;
         timing.tls = begun.elapsed();
-        Ok((Stream::Tls(Box::new(stream)), peer, timing))
+        Ok((MaybeTls::Tls(Box::new(stream.into())), peer, timing))
     }
 
     /// Opens a TCP connection for a tunnel.
@@ -145,58 +131,4 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
         return Ok(work.await);
     }
     tokio::time::timeout(limit, work).await.map_err(|_| limit)
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
 }

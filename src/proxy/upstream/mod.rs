@@ -16,13 +16,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use crate::model::HostPort;
-use crate::net::tls::ClientConfig;
+use crate::net::tls::ClientTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::telemetry::metrics::ActiveGuard;
 
 pub use connect::Connector;
-pub use connect::Stream;
 pub use pool::Pool;
 pub use pool::PoolLimits;
 
@@ -41,12 +40,12 @@ pub struct Destination {
 #[derive(Debug, Clone)]
 pub struct TlsTarget {
     /// Settings; identity, not content, tells two apart.
-    pub config: Arc<ClientConfig>,
+    pub tls: Arc<ClientTls>,
 }
 
 impl PartialEq for TlsTarget {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config)
+        Arc::ptr_eq(&self.tls, &other.tls)
     }
 }
 
@@ -54,7 +53,7 @@ impl Eq for TlsTarget {}
 
 impl std::hash::Hash for TlsTarget {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.config).hash(state);
+        Arc::as_ptr(&self.tls).hash(state);
     }
 }
 
@@ -116,9 +115,4 @@ impl Lease {
             pool.put(destination, sender, peer, idle_limit, Instant::now());
         }
     }
-}
-
-/// A failure that belongs to this destination, as an answer.
-pub(crate) fn exchange_error(error: hyper::Error) -> ProxyError {
-    ProxyError::Exchange(error)
 }

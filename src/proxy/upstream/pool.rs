@@ -15,11 +15,13 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::ConnectTiming;
@@ -27,7 +29,6 @@ use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Sender;
-use crate::proxy::upstream::Stream;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::metrics::PoolMetrics;
 
@@ -168,6 +169,11 @@ impl Pool {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.returned.notify_one();
         }
+    }
+
+    /// A reused connection turned out to be gone and its request was sent again.
+    pub fn count_stale_retry(&self) {
+        self.metrics.stale_retries.increment(1);
     }
 
     /// Closes idle connections whose time is up, for as long as the future is polled.
@@ -400,8 +406,8 @@ impl Pool {
         &self,
         destination: &Destination,
         connector: Connector,
-    ) -> Result<(Stream, SocketAddr, ConnectTiming), ProxyError> {
-        let tls = destination.tls.as_ref().map(|tls| &*tls.config);
+    ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
+        let tls = destination.tls.as_ref().map(|tls| &*tls.tls);
         match connector.open(&destination.to, tls, destination.http2).await {
             Ok(opened) => {
                 let timing = &opened.2;

@@ -1,0 +1,265 @@
+//! One request with its outcome: what is counted and what goes on its span, from the first byte to the last.
+//!
+//! Held by the response body (or the tunnel) of the exchange; when that ends or is dropped, the exchange ends: the span
+//! finishes, the metrics are counted, the upstream connection goes back to its pool. No path can forget it.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::StatusCode;
+use http_body::Frame;
+
+use crate::correlate::InboundGuard;
+use crate::model::Kind;
+use crate::proxy::body::Progress;
+use crate::proxy::error::ProxyError;
+use crate::proxy::listener::Conn;
+use crate::proxy::shared::RequestSlot;
+use crate::proxy::upstream::ConnectTiming;
+use crate::proxy::upstream::Lease;
+use crate::telemetry::metrics::ActiveGuard;
+use crate::telemetry::metrics::ErrorType;
+use crate::telemetry::metrics::RequestLabels;
+use crate::tracer::ActiveSpan;
+
+/// An exchange that has begun.
+pub struct Exchange {
+    conn: Arc<Conn>,
+    labels: RequestLabels,
+    kind: Kind,
+    start: Instant,
+    /// Absent when tracing is off or the request is ignored.
+    pub span: Option<ActiveSpan>,
+    /// Keeps an inbound request findable by `correlate`.
+    pub guard: Option<InboundGuard>,
+    /// The request body, when there is one.
+    pub request: Option<Arc<Progress>>,
+    /// The upstream connection, while the response is under way.
+    pub lease: Option<Lease>,
+    response_bytes: u64,
+    times: Times,
+    outcome: Outcome,
+    _active: ActiveGuard,
+    _slot: RequestSlot,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    connect: ConnectTiming,
+    reused: bool,
+    /// The request was handed to an upstream connection.
+    sent: Option<Instant>,
+    /// The response head was there.
+    first_byte: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Still under way: if it ends like this, the downstream went away.
+    Open,
+    /// Ran to its end.
+    Complete,
+    /// Broke.
+    Failed,
+}
+
+impl Exchange {
+    /// Begins.
+    pub fn new(
+        conn: Arc<Conn>,
+        labels: RequestLabels,
+        kind: Kind,
+        start: Instant,
+        span: Option<ActiveSpan>,
+        slot: RequestSlot,
+    ) -> Box<Self> {
+        let active = conn.metrics().traffic.active.enter();
+        Box::new(Self {
+            conn,
+            labels,
+            kind,
+            start,
+            span,
+            guard: None,
+            request: None,
+            lease: None,
+            response_bytes: 0,
+            times: Times::default(),
+            outcome: Outcome::Open,
+            _active: active,
+            _slot: slot,
+        })
+    }
+
+    /// An upstream connection was found.
+    pub fn connected(&mut self, lease: &Lease) {
+        self.times.connect = lease.timing;
+        self.times.reused = lease.reused;
+        if self.kind == Kind::Client && let Some(span) = &mut self.span {
+            span.tracer().clone().conventions.peer(span, lease.peer);
+        }
+    }
+
+    /// The request was handed to the upstream connection.
+    pub fn sent(&mut self, now: Instant) {
+        self.times.sent = Some(now);
+    }
+
+    /// The response head is here.
+    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+        self.times.first_byte = Some(now);
+        self.labels.status = Some(status);
+        let failed = status.is_server_error() || (self.kind == Kind::Client && status.is_client_error());
+        if failed {
+            self.labels.error = Some(ErrorType::Status);
+        }
+        if let Some(span) = &mut self.span {
+            let tracer = span.tracer().clone();
+            tracer.conventions.response(span, self.kind, status, headers);
+            span.set("pillion.response.origin", "upstream");
+            tracer.conventions.grpc_status(span, self.kind, headers);
+        }
+    }
+
+    /// A frame of the response body passed.
+    pub fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.response_bytes += data.len() as u64;
+        } else if let (Some(trailers), Some(span)) = (frame.trailers_ref(), &mut self.span) {
+            span.tracer().clone().conventions.grpc_status(span, self.kind, trailers);
+        }
+    }
+
+    /// Bytes that went through a tunnel.
+    pub fn tunneled(&mut self, up: u64, down: u64) {
+        self.response_bytes = down;
+        if let Some(span) = &mut self.span {
+            span.set("pillion.tunnel.bytes_sent", up as i64);
+            span.set("pillion.tunnel.bytes_received", down as i64);
+        }
+    }
+
+    /// The response has passed whole.
+    pub fn complete(&mut self) {
+        if self.outcome == Outcome::Open {
+            self.outcome = Outcome::Complete;
+        }
+    }
+
+    /// The upstream broke off in the middle of the response.
+    pub fn break_off(&mut self, error: &hyper::Error) {
+        let (label, name) = if error.is_timeout() {
+            (ErrorType::Timeout, "timeout")
+        } else if error.is_parse() {
+            (ErrorType::Protocol, "malformed_response")
+        } else {
+            (ErrorType::Reset, "connection_reset")
+        };
+        self.fail_as(label, name);
+    }
+
+    /// The exchange failed in a way that has a name but no answer of ours.
+    pub fn fail_as(&mut self, label: ErrorType, name: &'static str) {
+        self.outcome = Outcome::Failed;
+        self.labels.error = Some(label);
+        if let Some(span) = &mut self.span {
+            span.fail(name);
+        }
+    }
+
+    /// Pillion answers itself, with this status.
+    pub fn refused(&mut self, error: &ProxyError, status: StatusCode) {
+        self.outcome = Outcome::Failed;
+        self.labels.status = Some(status);
+        self.labels.error = Some(error.error_type());
+        if let Some(reason) = error.rejection() {
+            self.conn.metrics().traffic.rejections.count(reason);
+        }
+        let Some(span) = &mut self.span else { return };
+        if self.kind == Kind::Server {
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+        }
+        span.set("pillion.response.origin", "pillion");
+        if self.kind == Kind::Client || status.is_server_error() {
+            span.fail(error.span_error_type());
+        }
+    }
+
+    fn finish_span(&mut self, end: Instant) {
+        let Some(mut span) = self.span.take() else { return };
+        if !span.is_recording() {
+            return;
+        }
+        let request_bytes = self.request.as_ref().map_or(0, |progress| progress.bytes());
+        if request_bytes > 0 {
+            span.set("http.request.body.size", request_bytes as i64);
+        }
+        if self.labels.status.is_some() {
+            span.set("http.response.body.size", self.response_bytes as i64);
+        }
+        if self.outcome == Outcome::Open {
+            span.set("pillion.exchange.canceled", true);
+        }
+        if self.kind == Kind::Client {
+            self.label_times(&mut span, end);
+        }
+        span.finish_at(end);
+    }
+
+    fn label_times(&self, span: &mut ActiveSpan, end: Instant) {
+        let Times { connect, reused, sent, first_byte } = self.times;
+        span.set("pillion.connection.reused", reused);
+        if !reused {
+            for (key, time) in [
+                ("pillion.time.resolve_us", connect.resolve),
+                ("pillion.time.connect_us", connect.connect),
+                ("pillion.time.tls_us", connect.tls),
+            ] {
+                if !time.is_zero() {
+                    span.set(key, micros(time));
+                }
+            }
+        }
+        let Some(sent) = sent else { return };
+        span.set("pillion.time.send_us", micros(sent.saturating_duration_since(self.start)));
+        let Some(first_byte) = first_byte else { return };
+        span.set("pillion.time.first_byte_us", micros(first_byte.saturating_duration_since(sent)));
+        span.set("pillion.time.body_us", micros(end.saturating_duration_since(first_byte)));
+    }
+
+    fn return_lease(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let request_over = self.request.as_ref().is_none_or(|progress| progress.ended());
+        if self.outcome == Outcome::Complete && request_over {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let end = Instant::now();
+        self.conn.phase.idle();
+        self.return_lease();
+        if self.outcome == Outcome::Open && self.labels.error.is_none() {
+            self.labels.error = Some(ErrorType::Canceled);
+        }
+        self.finish_span(end);
+        let duration = end.saturating_duration_since(self.start);
+        self.conn.worker.requests.record(&self.labels, duration);
+        if let (Some(sent), Some(first_byte)) = (self.times.sent, self.times.first_byte) {
+            // What is left when the upstream's own time is taken away: up to the hand-over of the request head.
+            let waited = first_byte.saturating_duration_since(sent);
+            let added = first_byte.saturating_duration_since(self.start).saturating_sub(waited);
+            self.conn.metrics().traffic.added.record(added);
+        }
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,226 @@
+//! The request path, one for HTTP/1 and HTTP/2, inbound and outbound: trace, clean, send upstream, pass the answer on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Version;
+use http::header;
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::model::Kind;
+use crate::proxy::body::Progress;
+use crate::proxy::body::RequestBody;
+use crate::proxy::body::ResponseBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::expect::Gate;
+use crate::proxy::headers;
+use crate::proxy::listener::Conn;
+use crate::proxy::listener::Role;
+use crate::proxy::respond;
+use crate::proxy::target;
+use crate::proxy::target::Target;
+use crate::proxy::traced;
+use crate::proxy::tunnel;
+use crate::proxy::upstream::Lease;
+use crate::telemetry::metrics::Direction;
+
+/// A stale pooled connection is replaced this many times before a fresh one is forced.
+const STALE_TRIES: usize = 2;
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Serves one request. Every failure becomes an answer.
+pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+    conn.phase.busy();
+    let start = Instant::now();
+    let limit = conn.snapshot.limits.requests;
+    let Some(slot) = conn.worker.shared.admit(limit) else {
+        return Ok(traced::shed(&conn, &request, limit, start));
+    };
+    let (request, mut exchange) = traced::begin(&conn, request, slot, start);
+    match forward(&conn, request, &mut exchange).await {
+        Ok(answer) => Ok(answer.into_response(exchange)),
+        Err(error) => {
+            let error = match &exchange.request {
+                Some(progress) if progress.too_large() => {
+                    ProxyError::BodyTooLarge(conn.snapshot.limits.body_size.0)
+                }
+                _ => error,
+            };
+            let mut response = respond::failure(&error);
+            exchange.refused(&error, response.status());
+            response.body_mut().attach(exchange);
+            Ok(response)
+        }
+    }
+}
+
+/// What came of forwarding.
+enum Answer {
+    /// The upstream's response; its body ends the exchange.
+    Upstream(Response<Incoming>),
+    /// A tunnel is being set up; it ends the exchange.
+    Tunnel(Response<()>, tunnel::Pending),
+}
+
+impl Answer {
+    fn into_response(self, exchange: Box<Exchange>) -> Response<ResponseBody> {
+        match self {
+            Self::Upstream(response) => response.map(|body| ResponseBody::upstream(body, exchange)),
+            Self::Tunnel(response, pending) => {
+                pending.start(exchange);
+                response.map(|()| ResponseBody::local(bytes::Bytes::new()))
+            }
+        }
+    }
+}
+
+async fn forward(
+    conn: &Arc<Conn>,
+    mut request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Answer, ProxyError> {
+    let upgrading = headers::wants_upgrade(&request);
+    if request.method() == Method::CONNECT && !upgrading {
+        let (response, pending) = tunnel::connect(conn, request, exchange).await?;
+        return Ok(Answer::Tunnel(response, pending));
+    }
+    let target = target::of(conn, &request)?;
+    check_size(conn, &request)?;
+    let version = request.version();
+    let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
+    headers::remove_hop_by_hop(request.headers_mut(), upgrading);
+    if conn.listener.direction() == Direction::Inbound {
+        let host = target::host(&request).map(str::to_owned);
+        let forwarded = conn.snapshot.forwarded;
+        headers::add_forwarded(forwarded, request.headers_mut(), conn.peer.ip(), conn.scheme, host.as_deref());
+    }
+    let outgoing = prepare(conn, request, &target, exchange)?;
+    let mut response = send(conn, outgoing, &target, exchange).await?;
+    let now = Instant::now();
+    exchange.responded(response.status(), response.headers(), now);
+    if let Some(downstream) = downstream
+        && is_upgraded(version, response.status())
+    {
+        let upstream = hyper::upgrade::on(&mut response);
+        headers::remove_hop_by_hop(response.headers_mut(), true);
+        let pending = tunnel::Pending::upgrade(conn, downstream, upstream);
+        return Ok(Answer::Tunnel(response.map(drop), pending));
+    }
+    finish_head(version, &mut response, exchange.lease.as_mut());
+    Ok(Answer::Upstream(response))
+}
+
+/// Takes the request apart and builds the one that goes upstream.
+fn prepare(
+    conn: &Arc<Conn>,
+    mut request: Request<Incoming>,
+    target: &Target,
+    exchange: &mut Exchange,
+) -> Result<Request<RequestBody>, ProxyError> {
+    let gate = Gate::for_request(&mut request);
+    let (mut parts, body) = request.into_parts();
+    target.rewrite(&mut parts)?;
+    let body = if body.is_end_stream() {
+        RequestBody::empty()
+    } else {
+        let progress = Arc::new(Progress::default());
+        exchange.request = Some(progress.clone());
+        RequestBody::streaming(body, progress, gate, conn.snapshot.limits.body_size.0)
+    };
+    Ok(Request::from_parts(parts, body))
+}
+
+async fn send(
+    conn: &Arc<Conn>,
+    mut request: Request<RequestBody>,
+    target: &Target,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, ProxyError> {
+    let pool = match conn.listener.direction() {
+        Direction::Inbound => &conn.worker.inbound_pool,
+        Direction::Outbound => &conn.worker.outbound_pool,
+    };
+    let connector = conn.snapshot.connector();
+    let mut tries = 0;
+    loop {
+        let mut lease = pool.lease(&target.destination, connector, tries >= STALE_TRIES).await?;
+        exchange.connected(&lease);
+        exchange.sent(Instant::now());
+        match within(conn.snapshot.timeouts.response.0, lease.send(request)).await? {
+            Ok(response) => {
+                exchange.lease = Some(lease);
+                return Ok(response);
+            }
+            Err(mut error) => match error.take_message() {
+                // The request never left: a reused connection was gone. Nothing else is ever sent twice.
+                Some(unsent) if lease.reused => {
+                    pool.count_stale_retry();
+                    request = unsent;
+                    tries += 1;
+                }
+                _ => return Err(ProxyError::Exchange(error.into_error())),
+            },
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, ProxyError> {
+    if limit.is_zero() {
+        return Ok(work.await);
+    }
+    tokio::time::timeout(limit, work).await.map_err(|_| ProxyError::ResponseTimeout(limit))
+}
+
+/// Makes the upstream's head fit for the downstream connection.
+fn finish_head(downstream: Version, response: &mut Response<Incoming>, lease: Option<&mut Lease>) {
+    if let Some(lease) = lease {
+        lease.idle_limit = keep_alive_timeout(response.headers());
+    }
+    headers::remove_hop_by_hop(response.headers_mut(), false);
+    if downstream != Version::HTTP_11 || response.version() != Version::HTTP_11 {
+        // The framing of another version: hyper writes the right one.
+        response.headers_mut().remove(header::TRANSFER_ENCODING);
+    }
+    *response.version_mut() = if downstream == Version::HTTP_2 { downstream } else { Version::HTTP_11 };
+}
+
+/// `Keep-Alive: timeout=N`, less a second for the way.
+fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    let timeout = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    let secs: u64 = timeout.trim().parse().ok()?;
+    Some(Duration::from_millis(secs.saturating_mul(1000).saturating_sub(1000).max(500)))
+}
+
+fn check_size(conn: &Conn, request: &Request<Incoming>) -> Result<(), ProxyError> {
+    let limit = conn.snapshot.limits.body_size.0;
+    if limit > 0 && request.body().size_hint().lower() > limit {
+        return Err(ProxyError::BodyTooLarge(limit));
+    }
+    Ok(())
+}
+
+fn is_upgraded(version: Version, status: StatusCode) -> bool {
+    match version {
+        Version::HTTP_2 => status.is_success(),
+        _ => status == StatusCode::SWITCHING_PROTOCOLS,
+    }
+}
+
+/// The span kind of a listener's requests.
+pub(super) fn kind(role: &Role) -> Kind {
+    match role {
+        Role::Inbound { .. } => Kind::Server,
+        Role::ForwardProxy { .. } | Role::Route { .. } => Kind::Client,
+    }
+}

@@ -1,0 +1,295 @@
+//! A listener: what it is for, its accept loop, and the connections it accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tracing::debug;
+use tracing::warn;
+
+use crate::detect;
+use crate::detect::Protocol;
+use crate::model::HostPort;
+use crate::model::Text;
+use crate::net::drain::Watch;
+use crate::net::rewind::Rewind;
+use crate::net::tls::ClientTls;
+use crate::net::tls::ServerTls;
+use crate::proxy::forward;
+use crate::proxy::patience::Patience;
+use crate::proxy::patience::Phase;
+use crate::proxy::shared::DirectionMetrics;
+use crate::proxy::shared::Snapshot;
+use crate::proxy::shared::Worker;
+use crate::telemetry::metrics::CloseReason;
+use crate::telemetry::metrics::Detected;
+use crate::telemetry::metrics::Direction;
+use crate::telemetry::metrics::OpenConnection;
+use crate::telemetry::metrics::Outcome;
+
+/// Pause after a failed accept (no descriptors left): long enough not to spin, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a listener is for. Shared by the workers' sockets of one address.
+pub struct Listener {
+    /// Where requests go.
+    pub role: Role,
+    /// Terminates TLS.
+    pub tls: Option<ServerTls>,
+}
+
+/// Where requests go.
+pub enum Role {
+    /// To the program beside us.
+    Inbound {
+        /// The program.
+        app: HostPort,
+    },
+    /// Where each request says: absolute-form requests and CONNECT.
+    ForwardProxy {
+        /// TLS towards `https://` URLs.
+        tls: Arc<ClientTls>,
+    },
+    /// To one destination.
+    Route {
+        /// The destination.
+        to: HostPort,
+        /// Originates TLS.
+        tls: Option<Arc<ClientTls>>,
+        /// Replace the `Host` header.
+        rewrite_host: bool,
+        /// `service.peer.name`; empty: none.
+        peer_service: Text,
+    },
+}
+
+/// One accepted connection.
+pub struct Conn {
+    /// The worker it lives on.
+    pub worker: Arc<Worker>,
+    /// The listener it came through.
+    pub listener: Arc<Listener>,
+    /// The configuration when it was accepted.
+    pub snapshot: Arc<Snapshot>,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Tells when to finish.
+    pub drain: Watch,
+    /// Whether it waits for a request or serves one.
+    pub phase: Phase,
+}
+
+impl Listener {
+    /// Inbound or outbound.
+    pub fn direction(&self) -> Direction {
+        match self.role {
+            Role::Inbound { .. } => Direction::Inbound,
+            Role::ForwardProxy { .. } | Role::Route { .. } => Direction::Outbound,
+        }
+    }
+}
+
+impl Conn {
+    /// The metrics of its direction.
+    pub fn metrics(&self) -> &DirectionMetrics {
+        self.worker.shared.metrics(self.listener.direction())
+    }
+}
+
+/// Accepts until the drain begins. Each connection is a task of its own that holds the drain open.
+pub async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener, drain: Watch) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = drain.signaled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let task = serve(worker.clone(), listener.clone(), stream, peer, drain.clone());
+                tokio::spawn(drain.track(task));
+            }
+            Err(error) => {
+                worker.shared.metrics(listener.direction()).server.accept_errors.increment(1);
+                if !is_peer_fault(&error) {
+                    warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(
+    worker: Arc<Worker>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    drain: Watch,
+) {
+    let snapshot = worker.shared.snapshot.load_full();
+    let metrics = worker.shared.metrics(listener.direction());
+    let mut open = metrics.downstream.open();
+    if stream.set_nodelay(true).is_err() {
+        open.reason = CloseReason::Error;
+        return;
+    }
+    let mut conn = Conn { worker: worker.clone(), listener, snapshot, peer, scheme: "http", drain, phase: Phase::default() };
+    let Some(tls) = conn.listener.tls.clone() else {
+        serve_detected(conn, stream, open).await;
+        return;
+    };
+    let handshake = tls.acceptor().accept(stream);
+    let limit = conn.snapshot.timeouts.tls_handshake.0;
+    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(stream)) => {
+            metrics.tls.handshakes.count(Outcome::Success);
+            conn.scheme = "https";
+            serve_detected(conn, stream, open).await;
+        }
+        Ok(Err(error)) => {
+            metrics.tls.handshakes.count(Outcome::Failure);
+            debug!(%error, %peer, "TLS handshake failed");
+            open.reason = CloseReason::Protocol;
+        }
+        Err(_) => {
+            metrics.tls.handshakes.count(Outcome::Failure);
+            open.reason = CloseReason::Timeout;
+        }
+    }
+}
+
+async fn serve_detected<IO>(conn: Conn, io: IO, mut open: OpenConnection)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limit = conn.snapshot.timeouts.detect.0;
+    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let detecting = detect::detect(io, limit);
+    let drain = conn.drain.clone();
+    let detected = tokio::select! {
+        detected = detecting => detected,
+        () = drain.signaled() => {
+            open.reason = CloseReason::Drain;
+            return;
+        }
+    };
+    let detected_counter = &conn.metrics().server.detected;
+    match detected {
+        Ok((Protocol::Http2, io)) => {
+            detected_counter.count(Detected::Http2);
+            open.reason = serve_http2(conn, io).await;
+        }
+        Ok((protocol, io)) => {
+            // Whatever is not HTTP gets HTTP/1's answer to malformed input.
+            detected_counter.count(match protocol {
+                Protocol::Tls => Detected::Tls,
+                Protocol::Opaque => Detected::Opaque,
+                _ => Detected::Http1,
+            });
+            open.reason = serve_http1(conn, io).await;
+        }
+        Err(error) => {
+            if error.kind() == io::ErrorKind::TimedOut {
+                detected_counter.count(Detected::Timeout);
+                open.reason = CloseReason::Timeout;
+            } else {
+                open.reason = CloseReason::Peer;
+            }
+        }
+    }
+}
+
+async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Conn { drain, snapshot, .. } = &conn;
+    let (drain, limits, timeouts) = (drain.clone(), snapshot.limits.clone(), snapshot.timeouts.clone());
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .half_close(true)
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.head_size.as_usize().max(16 * 1024))
+        .header_read_timeout(None);
+    let io = Patience::new(io, conn.phase.clone(), timeouts.head.0, timeouts.idle.0);
+    let conn = Arc::new(conn);
+    let service = service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+    let serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drain.signaled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    close_reason(result)
+}
+
+async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Conn { drain, snapshot, .. } = &conn;
+    let (drain, limits) = (drain.clone(), snapshot.limits.clone());
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .max_header_list_size(u32::try_from(limits.head_size.0).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.http2_streams)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20);
+    let conn = Arc::new(conn);
+    let service = service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+    let serving = builder.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drain.signaled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    close_reason(result)
+}
+
+fn close_reason(result: Result<(), hyper::Error>) -> CloseReason {
+    let Err(error) = result else { return CloseReason::Peer };
+    debug!(%error, "downstream connection ended");
+    if error.is_timeout() {
+        CloseReason::Timeout
+    } else if error.is_parse() {
+        CloseReason::Protocol
+    } else {
+        CloseReason::Error
+    }
+}
+
+/// Accept errors that concern one connection that is already gone.
+fn is_peer_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

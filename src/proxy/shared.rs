@@ -1,0 +1,160 @@
+//! What all connections share: the process-wide state, one worker's state, one configuration snapshot.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+
+use crate::correlate;
+use crate::correlate::InFlight;
+use crate::proxy::config::AppProtocol;
+use crate::proxy::config::Forwarded;
+use crate::proxy::config::Limits;
+use crate::proxy::config::Timeouts;
+use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::Pool;
+use crate::telemetry::metrics::ConnectionMetrics;
+use crate::telemetry::metrics::Direction;
+use crate::telemetry::metrics::LinkMetrics;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::Peer;
+use crate::telemetry::metrics::PropagationMetrics;
+use crate::telemetry::metrics::RequestMetrics;
+use crate::telemetry::metrics::ServerMetrics;
+use crate::telemetry::metrics::TlsMetrics;
+use crate::telemetry::metrics::TrafficMetrics;
+use crate::tracer::Tracer;
+use crate::tracer::Trust;
+
+/// What a reload replaces. Every connection keeps the snapshot it was accepted with.
+pub struct Snapshot {
+    /// Absent: tracing is off, headers are not touched.
+    pub tracer: Option<Arc<Tracer>>,
+    /// Which evidence links.
+    pub correlate: correlate::Config,
+    /// Whom to believe inbound.
+    pub trust: Trust,
+    /// Upper bounds.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What the program learns about its callers.
+    pub forwarded: Forwarded,
+    /// The version spoken to the program.
+    pub app_protocol: AppProtocol,
+    /// Counts what extraction finds.
+    pub propagation: PropagationMetrics,
+}
+
+impl Snapshot {
+    /// How to open upstream connections.
+    pub fn connector(&self) -> Connector {
+        Connector { connect: self.timeouts.connect.0, tls_handshake: self.timeouts.tls_handshake.0 }
+    }
+}
+
+/// Process-wide state.
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Inbound requests in flight.
+    pub in_flight: Arc<InFlight>,
+    /// Requests in flight, both directions.
+    requests: AtomicUsize,
+    /// Metrics by direction.
+    inbound: DirectionMetrics,
+    outbound: DirectionMetrics,
+    /// How causes were found.
+    pub links: LinkMetrics,
+    /// Addresses Pillion listens on itself: never a destination.
+    pub own_addresses: Vec<SocketAddr>,
+}
+
+/// The metrics of one direction.
+pub struct DirectionMetrics {
+    /// Requests.
+    pub traffic: TrafficMetrics,
+    /// Connections from below.
+    pub downstream: Arc<ConnectionMetrics>,
+    /// Connections upwards.
+    pub upstream: Arc<ConnectionMetrics>,
+    /// Accepting.
+    pub server: ServerMetrics,
+    /// TLS from below.
+    pub tls: TlsMetrics,
+}
+
+/// One worker thread's own state.
+pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Its connections to the program.
+    pub inbound_pool: Arc<Pool>,
+    /// Its connections to other services.
+    pub outbound_pool: Arc<Pool>,
+    /// Its handles of the request metrics.
+    pub requests: RequestMetrics,
+}
+
+/// One request's share of the limit on requests in flight.
+pub struct RequestSlot(Arc<Shared>);
+
+impl Shared {
+    /// The state that every worker of a process shares.
+    pub fn new(
+        snapshot: Snapshot,
+        workers: usize,
+        metrics: &Metrics,
+        own_addresses: Vec<SocketAddr>,
+    ) -> Arc<Self> {
+        let methods = correlate::Method::ALL.map(correlate::Method::name);
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            in_flight: InFlight::new(workers),
+            requests: AtomicUsize::new(0),
+            inbound: DirectionMetrics::new(metrics, Direction::Inbound),
+            outbound: DirectionMetrics::new(metrics, Direction::Outbound),
+            links: metrics.links(&methods),
+            own_addresses,
+        })
+    }
+
+    /// Takes a place among the requests in flight; `None` beyond the limit.
+    pub fn admit(self: &Arc<Self>, limit: usize) -> Option<RequestSlot> {
+        if self.requests.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.requests.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(RequestSlot(self.clone()))
+    }
+
+    /// The metrics of one direction.
+    pub fn metrics(&self, direction: Direction) -> &DirectionMetrics {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+impl Drop for RequestSlot {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl DirectionMetrics {
+    fn new(metrics: &Metrics, direction: Direction) -> Self {
+        Self {
+            traffic: metrics.traffic(direction),
+            downstream: metrics.connections(direction, Peer::Downstream),
+            upstream: metrics.connections(direction, Peer::Upstream),
+            server: metrics.server(direction),
+            tls: metrics.tls(Peer::Downstream),
+        }
+    }
+}

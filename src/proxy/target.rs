@@ -1,0 +1,209 @@
+//! Where a request goes and how its target is written there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Request;
+use http::Uri;
+use http::Version;
+use http::header;
+use http::request::Parts;
+use http::uri::Authority;
+use http::uri::PathAndQuery;
+use http::uri::Scheme;
+use hyper::body::Incoming;
+
+use crate::model::HostPort;
+use crate::net::tls::ClientTls;
+use crate::proxy::config::AppProtocol;
+use crate::proxy::error::ProxyError;
+use crate::proxy::listener::Conn;
+use crate::proxy::listener::Role;
+use crate::proxy::upstream::Destination;
+use crate::proxy::upstream::TlsTarget;
+use crate::tracer::http::is_grpc;
+
+/// Where one request goes.
+pub struct Target {
+    /// The connection it needs.
+    pub destination: Destination,
+    form: Form,
+}
+
+/// What changes in the request's target.
+enum Form {
+    /// Nothing: it is the destination's own.
+    Own,
+    /// A forward proxy's absolute form becomes origin form, and `Host` its authority.
+    FromAbsolute,
+    /// `Host` becomes the destination.
+    RewriteHost,
+}
+
+/// Finds the destination of a request that came through this connection's listener.
+pub fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError> {
+    let target = match &conn.listener.role {
+        Role::Inbound { app } => {
+            let http2 = match conn.snapshot.app_protocol {
+                AppProtocol::Http1 => false,
+                AppProtocol::Http2 => true,
+                AppProtocol::Auto => mirrors_http2(conn, request),
+            };
+            return Ok(Target { destination: plain(app.clone(), http2), form: Form::Own });
+        }
+        Role::ForwardProxy { tls } => absolute(request, tls)?,
+        Role::Route { to, tls, rewrite_host, .. } => {
+            let http2 = request.version() == Version::HTTP_2;
+            let tls = tls.clone().map(|tls| TlsTarget { tls });
+            let form = if *rewrite_host { Form::RewriteHost } else { Form::Own };
+            Target { destination: Destination { to: to.clone(), tls, http2 }, form }
+        }
+    };
+    refuse_loop(conn, &target.destination.to)?;
+    Ok(target)
+}
+
+/// The host and port that the request names.
+pub fn host(request: &Request<Incoming>) -> Option<&str> {
+    crate::tracer::http::host_of(request.uri(), request.headers())
+}
+
+/// Where a CONNECT request wants to go.
+pub fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<HostPort, ProxyError> {
+    let Role::ForwardProxy { .. } = conn.listener.role else {
+        return Err(ProxyError::BadRequest("CONNECT is served by the outbound forward proxy alone"));
+    };
+    let authority = request.uri().authority();
+    let authority = authority.ok_or(ProxyError::BadRequest("CONNECT needs HOST:PORT"))?;
+    let port = authority.port_u16().ok_or(ProxyError::BadRequest("CONNECT needs a port"))?;
+    let to = HostPort::new(bare(authority.host()), port);
+    refuse_loop(conn, &to)?;
+    Ok(to)
+}
+
+impl Target {
+    /// Rewrites target, version and `Host` for the upstream connection.
+    pub fn rewrite(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+        match self.form {
+            Form::Own => {}
+            Form::FromAbsolute => {
+                if let Some(authority) = parts.uri.authority() {
+                    let host = without_userinfo(authority.as_str());
+                    set_host(parts, host.to_owned())?;
+                }
+            }
+            Form::RewriteHost => set_host(parts, self.destination.to.to_string())?,
+        }
+        if self.destination.http2 { self.to_http2(parts) } else { self.to_http1(parts) }
+    }
+
+    fn to_http1(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+        let from_http2 = parts.version == Version::HTTP_2;
+        if from_http2 {
+            parts.version = Version::HTTP_11;
+            if let Some(authority) = parts.uri.authority()
+                && !parts.headers.contains_key(header::HOST)
+            {
+                let host = without_userinfo(authority.as_str()).to_owned();
+                set_host(parts, host)?;
+            }
+            join_cookies(parts)?;
+        }
+        if from_http2 || matches!(self.form, Form::FromAbsolute) {
+            let path = parts.uri.path_and_query().cloned();
+            parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        }
+        Ok(())
+    }
+
+    fn to_http2(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+        let was_http2 = parts.version == Version::HTTP_2;
+        parts.version = Version::HTTP_2;
+        parts.headers.remove(header::TRANSFER_ENCODING);
+        let rewritten = matches!(self.form, Form::RewriteHost);
+        if was_http2 && !rewritten && parts.uri.authority().is_some() {
+            return Ok(());
+        }
+        let host = parts.headers.remove(header::HOST);
+        let host = host.ok_or(ProxyError::BadRequest("the request names no host"))?;
+        let authority = Authority::try_from(host.as_bytes())
+            .map_err(|_| ProxyError::BadRequest("the Host header is not a host"))?;
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.scheme = Some(if self.destination.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.authority = Some(authority);
+        uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from_parts(uri)
+            .map_err(|_| ProxyError::BadRequest("the request target has no HTTP/2 form"))?;
+        Ok(())
+    }
+}
+
+/// A forward-proxy request: `GET http://host/path`.
+fn absolute(request: &Request<Incoming>, tls: &Arc<ClientTls>) -> Result<Target, ProxyError> {
+    const NOT_ABSOLUTE: ProxyError = ProxyError::BadRequest(
+        "this is a forward proxy: it takes http://HOST/PATH or CONNECT HOST:PORT, as HTTP_PROXY makes clients send it",
+    );
+    let uri = request.uri();
+    let authority = uri.authority().ok_or(NOT_ABSOLUTE)?;
+    let (port, tls) = match uri.scheme_str() {
+        Some("http") => (80, None),
+        Some("https") => (443, Some(TlsTarget { tls: tls.clone() })),
+        _ => return Err(NOT_ABSOLUTE),
+    };
+    let to = HostPort::new(bare(authority.host()), authority.port_u16().unwrap_or(port));
+    let http2 = request.version() == Version::HTTP_2;
+    Ok(Target { destination: Destination { to, tls, http2 }, form: Form::FromAbsolute })
+}
+
+fn mirrors_http2(conn: &Conn, request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_2 && (conn.scheme == "http" || is_grpc(request.headers()))
+}
+
+fn plain(to: HostPort, http2: bool) -> Destination {
+    Destination { to, tls: None, http2 }
+}
+
+/// A request whose destination is one of our own listeners would come back for ever.
+fn refuse_loop(conn: &Conn, to: &HostPort) -> Result<(), ProxyError> {
+    let own = &conn.worker.shared.own_addresses;
+    if !own.iter().any(|address| address.port() == to.port) {
+        return Ok(());
+    }
+    let local = match to.ip() {
+        Some(ip) => ip.is_loopback() || ip.is_unspecified() || own.iter().any(|address| address.ip() == ip),
+        None => to.host.eq_ignore_ascii_case("localhost"),
+    };
+    if local { Err(ProxyError::Loop { to: to.to_string() }) } else { Ok(()) }
+}
+
+fn set_host(parts: &mut Parts, host: String) -> Result<(), ProxyError> {
+    if parts.headers.get(header::HOST).is_some_and(|had| had.as_bytes() == host.as_bytes()) {
+        return Ok(());
+    }
+    let value = HeaderValue::from_maybe_shared(Bytes::from(host))
+        .map_err(|_| ProxyError::BadRequest("the request's authority is not a host"))?;
+    parts.headers.insert(header::HOST, value);
+    Ok(())
+}
+
+/// HTTP/2 may split a cookie into several fields; HTTP/1 may not (RFC 9113 section 8.2.3).
+fn join_cookies(parts: &mut Parts) -> Result<(), ProxyError> {
+    let crumbs: Vec<&[u8]> =
+        parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+        .map_err(|_| ProxyError::BadRequest("the cookies cannot be joined"))?;
+    parts.headers.insert(header::COOKIE, joined);
+    Ok(())
+}
+
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+fn without_userinfo(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}

@@ -1,0 +1,181 @@
+//! The beginning of an exchange: context read, sampling asked, cause found, span started, context written.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Method;
+use http::Request;
+use http::Response;
+use hyper::body::Incoming;
+
+use crate::correlate;
+use crate::correlate::Confidence;
+use crate::correlate::Found;
+use crate::model::Kind;
+use crate::propagation::Extraction;
+use crate::proxy::body::ResponseBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::forward;
+use crate::proxy::listener::Conn;
+use crate::proxy::listener::Role;
+use crate::proxy::respond;
+use crate::proxy::shared::RequestSlot;
+use crate::proxy::target;
+use crate::telemetry::metrics::ErrorType;
+use crate::telemetry::metrics::ExtractResult;
+use crate::telemetry::metrics::LinkOutcome;
+use crate::telemetry::metrics::Rejection;
+use crate::telemetry::metrics::RequestLabels;
+use crate::telemetry::metrics::RouteId;
+use crate::tracer::ActiveSpan;
+use crate::tracer::Cause;
+use crate::tracer::Policy;
+use crate::tracer::Tracer;
+use crate::tracer::http::Connection;
+
+/// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
+pub fn begin(
+    conn: &Arc<Conn>,
+    mut request: Request<Incoming>,
+    slot: RequestSlot,
+    start: Instant,
+) -> (Request<Incoming>, Box<Exchange>) {
+    let kind = forward::kind(&conn.listener.role);
+    let mut labels = labels_of(conn, &request);
+    let tracer = conn
+        .snapshot
+        .tracer
+        .as_ref()
+        .filter(|tracer| !tracer.conventions.ignores(request.uri(), request.headers()));
+    let Some(tracer) = tracer else {
+        let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
+        if kind == Kind::Server && conn.snapshot.tracer.is_some() {
+            // A probe may call out too: its calls must not be taken for another request's.
+            exchange.guard = Some(conn.worker.shared.in_flight.enter(conn.worker.index, None, None));
+        }
+        return (request, exchange);
+    };
+    let extraction = tracer.propagator.extract(request.headers());
+    count_extraction(conn, &extraction);
+    let conventions = &tracer.conventions;
+    let operation = conventions.operation(kind, request.method(), request.uri(), request.headers());
+    labels.route = operation.route.as_ref().map_or(RouteId::NONE, |route| route.id);
+    let name = operation.name.clone();
+    let mut span = match kind {
+        Kind::Server => {
+            let policy = policy_of(conn, &extraction, start);
+            tracer.start_server(&extraction, policy, name, start)
+        }
+        _ => tracer.start_client(&cause_of(conn, &request, &extraction), name, start),
+    };
+    if span.is_recording() {
+        let connection =
+            Connection { peer: (kind == Kind::Server).then_some(conn.peer), scheme: conn.scheme_of(), kind };
+        conventions.request(&mut span, &operation, &request, connection);
+        if let Role::Route { peer_service, .. } = &conn.listener.role
+            && !peer_service.is_empty()
+        {
+            span.set("service.peer.name", peer_service.clone());
+        }
+    }
+    let guard = (kind == Kind::Server).then(|| {
+        let request_id = request.headers().get(correlate::REQUEST_ID).cloned();
+        conn.worker.shared.in_flight.enter(conn.worker.index, Some(span.context.clone()), request_id)
+    });
+    inject(tracer, &span, &mut request);
+    let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
+    exchange.guard = guard;
+    (request, exchange)
+}
+
+/// Answers a request that finds no place among the requests in flight.
+pub fn shed(
+    conn: &Arc<Conn>,
+    request: &Request<Incoming>,
+    limit: usize,
+    start: Instant,
+) -> Response<ResponseBody> {
+    let response = respond::failure(&ProxyError::Overload(limit));
+    let mut labels = labels_of(conn, request);
+    labels.status = Some(response.status());
+    labels.error = Some(ErrorType::Overload);
+    conn.metrics().traffic.rejections.count(Rejection::Requests);
+    conn.worker.requests.record(&labels, start.elapsed());
+    conn.phase.idle();
+    response
+}
+
+fn labels_of(conn: &Conn, request: &Request<Incoming>) -> RequestLabels {
+    RequestLabels {
+        direction: conn.listener.direction(),
+        method: request.method().into(),
+        route: RouteId::NONE,
+        status: None,
+        version: request.version().into(),
+        error: None,
+    }
+}
+
+/// A tunnel's bytes are not ours to change: CONNECT gets a span but no headers.
+fn inject(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<Incoming>) {
+    if request.method() != Method::CONNECT {
+        tracer.inject(&span.context, request.headers_mut());
+    }
+}
+
+fn policy_of(conn: &Conn, extraction: &Extraction, now: Instant) -> Policy {
+    let policy = conn.snapshot.trust.of(conn.peer.ip());
+    let forces = extraction.extracted.forces_sampling();
+    if policy == Policy::Trust && forces && !conn.snapshot.trust.admit_forced(now) {
+        return Policy::Undecided;
+    }
+    policy
+}
+
+fn cause_of(conn: &Conn, request: &Request<Incoming>, extraction: &Extraction) -> Cause {
+    let shared = &conn.worker.shared;
+    let destination = match &conn.listener.role {
+        Role::Route { to, .. } => to.host.as_str(),
+        _ => target::host(request).unwrap_or_default(),
+    };
+    let extracted = &extraction.extracted;
+    let found = correlate::find(
+        &conn.snapshot.correlate,
+        &shared.in_flight,
+        request.headers(),
+        extracted.parent.as_ref(),
+        destination,
+    );
+    shared.links.count(found.method.name(), outcome_of(&found));
+    Cause {
+        parent: found.parent,
+        method: found.method.name(),
+        confidence: found.confidence.name(),
+        candidates: found.candidates,
+        links: found.links,
+        agreed: extracted.decision.or(found.agreed),
+    }
+}
+
+fn outcome_of(found: &Found) -> LinkOutcome {
+    match found.confidence {
+        Confidence::Exact => LinkOutcome::Exact,
+        Confidence::High => LinkOutcome::High,
+        Confidence::Low => LinkOutcome::Low,
+        Confidence::None => LinkOutcome::None,
+    }
+}
+
+fn count_extraction(conn: &Conn, extraction: &Extraction) {
+    let metrics = &conn.snapshot.propagation;
+    if let Some(found) = extraction.format {
+        metrics.count(found, ExtractResult::Found);
+    }
+    for malformed in &extraction.malformed {
+        metrics.count(malformed, ExtractResult::Malformed);
+    }
+    if extraction.conflict {
+        metrics.conflicts.increment(1);
+    }
+}

@@ -1,0 +1,124 @@
+//! Bytes both ways without being understood: CONNECT and upgraded connections.
+//!
+//! A tunnel is a task of its own that outlives its HTTP connection, holds the drain open, and ends the exchange.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use crate::net::drain::Watch;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::listener::Conn;
+use crate::proxy::target;
+use crate::telemetry::metrics::ErrorType;
+
+/// Bytes in one direction at a time.
+const BUFFER: usize = 16 * 1024;
+
+/// A tunnel whose two ends are about to be there.
+pub struct Pending {
+    downstream: OnUpgrade,
+    upstream: Upstream,
+    drain: Watch,
+}
+
+enum Upstream {
+    Upgraded(OnUpgrade),
+    Connected(TcpStream),
+}
+
+/// Opens the destination of a CONNECT request; the tunnel begins when the caller has its 200.
+pub async fn connect(
+    conn: &Arc<Conn>,
+    mut request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<(Response<()>, Pending), ProxyError> {
+    let to = target::of_connect(conn, &request)?;
+    let (upstream, timing) = conn.snapshot.connector().open_tcp(&to).await?;
+    let peer = upstream.peer_addr().map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
+    exchange.tunnel_opened(peer, timing);
+    let pending = Pending {
+        downstream: hyper::upgrade::on(&mut request),
+        upstream: Upstream::Connected(upstream),
+        drain: conn.drain.clone(),
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::OK;
+    Ok((response, pending))
+}
+
+impl Pending {
+    /// A tunnel between the two connections of an upgraded exchange.
+    pub fn upgrade(conn: &Conn, downstream: OnUpgrade, upstream: OnUpgrade) -> Self {
+        Self { downstream, upstream: Upstream::Upgraded(upstream), drain: conn.drain.clone() }
+    }
+
+    /// Runs the tunnel in its own task; the exchange ends with it.
+    pub fn start(self, exchange: Box<Exchange>) {
+        let drain = self.drain.clone();
+        tokio::spawn(drain.track(self.run(exchange)));
+    }
+
+    async fn run(self, mut exchange: Box<Exchange>) {
+        let drained = self.drain.clone();
+        let copying = async {
+            let downstream = TokioIo::new(self.downstream.await.map_err(io::Error::other)?);
+            match self.upstream {
+                Upstream::Upgraded(upstream) => {
+                    let upstream = TokioIo::new(upstream.await.map_err(io::Error::other)?);
+                    copy(downstream, upstream, &mut exchange).await
+                }
+                Upstream::Connected(upstream) => copy(downstream, upstream, &mut exchange).await,
+            }
+        };
+        match until_killed(copying, drained).await {
+            Some(Ok(())) => exchange.complete(),
+            Some(Err(error)) if is_ordinary_end(&error) => exchange.complete(),
+            Some(Err(error)) => {
+                debug!(%error, "tunnel broke");
+                exchange.fail_as(ErrorType::Reset, "connection_reset");
+            }
+            // The grace period is over: cut by us, no fault of anybody.
+            None => exchange.complete(),
+        }
+    }
+}
+
+async fn copy<A, B>(mut downstream: A, mut upstream: B, exchange: &mut Exchange) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let copied =
+        tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER).await;
+    let (up, down) = copied?;
+    exchange.tunneled(up, down);
+    Ok(())
+}
+
+async fn until_killed<T>(work: impl Future<Output = T>, drain: Watch) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = drain.killed() => None,
+    }
+}
+
+/// WebSocket peers often close without the TCP courtesies; that is no failure.
+fn is_ordinary_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+    )
+}
