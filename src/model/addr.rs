@@ -145,7 +145,12 @@ mod tests {
 
     #[test]
     fn addresses_round_trip() {
-        for text in ["127.0.0.1:3000", "collector:4317", "[::1]:8080", "a-b.c_d:0"] {
+        for text in [
+            "127.0.0.1:3000",
+            "collector:4317",
+            "[::1]:8080",
+            "a-b.c_d:0",
+        ] {
             let parsed: HostPort = text.parse().unwrap();
             assert_eq!(parsed.to_string(), text);
         }

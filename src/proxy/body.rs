@@ -75,17 +75,34 @@ impl Progress {
 impl RequestBody {
     /// Nothing to send.
     pub fn empty() -> Self {
-        Self { incoming: None, progress: None, gate: None, left: None }
+        Self {
+            incoming: None,
+            progress: None,
+            gate: None,
+            left: None,
+        }
     }
 
     /// A body that is noted in `progress`, cut beyond `limit` (0: none) and held back by `gate`.
-    pub fn streaming(incoming: Incoming, progress: Arc<Progress>, gate: Option<Gate>, limit: u64) -> Self {
+    pub fn streaming(
+        incoming: Incoming,
+        progress: Arc<Progress>,
+        gate: Option<Gate>,
+        limit: u64,
+    ) -> Self {
         let left = (limit > 0).then_some(limit);
-        Self { incoming: Some(incoming), progress: Some(progress), gate, left }
+        Self {
+            incoming: Some(incoming),
+            progress: Some(progress),
+            gate,
+            left,
+        }
     }
 
     fn note(&mut self, frame: &Frame<Bytes>) -> Result<(), TooLarge> {
-        let (Some(data), Some(progress)) = (frame.data_ref(), &self.progress) else { return Ok(()) };
+        let (Some(data), Some(progress)) = (frame.data_ref(), &self.progress) else {
+            return Ok(());
+        };
         let size = data.len() as u64;
         progress.bytes.fetch_add(size, Ordering::Relaxed);
         if let Some(left) = &mut self.left {
@@ -107,7 +124,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
         if let Some(gate) = &mut this.gate {
             ready!(gate.poll_open(cx));
             this.gate = None;
@@ -139,23 +158,34 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl ResponseBody {
     /// Text of our own, without an exchange to end.
     pub fn local(bytes: Bytes) -> Self {
-        Self { source: Source::Local((!bytes.is_empty()).then_some(bytes)), exchange: None }
+        Self {
+            source: Source::Local((!bytes.is_empty()).then_some(bytes)),
+            exchange: None,
+        }
     }
 
     /// The upstream's body; `exchange` ends with it.
     pub fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
-            return Self { source: Source::Local(None), exchange: Some(exchange) };
+            return Self {
+                source: Source::Local(None),
+                exchange: Some(exchange),
+            };
         }
-        Self { source: Source::Upstream(incoming), exchange: Some(exchange) }
+        Self {
+            source: Source::Upstream(incoming),
+            exchange: Some(exchange),
+        }
     }
 
     /// Makes an exchange end together with a text of our own.
@@ -175,7 +205,9 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let incoming = match &mut this.source {
-            Source::Local(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Local(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
             Source::Upstream(incoming) => incoming,
         };
         let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
@@ -207,7 +239,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Local(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
             Source::Upstream(incoming) => incoming.size_hint(),
         }
     }

@@ -7,7 +7,6 @@ use serde::Serialize;
 use crate::model::ByteSize;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
-use crate::model::Text;
 use crate::net::tls::ClientConfig;
 use crate::net::tls::ServerConfig;
 use crate::tracer::TrustConfig;
@@ -74,7 +73,7 @@ pub struct Route {
     ///
     /// Default: empty. Reload: restart.
     #[serde(default)]
-    pub peer_service: Text,
+    pub peer_service: String,
 }
 
 /// The HTTP version spoken to the program.
@@ -198,7 +197,10 @@ impl Default for Inbound {
 
 impl Default for Outbound {
     fn default() -> Self {
-        Self { listen: HostPort::new("127.0.0.1", 15601), tls: ClientConfig::default() }
+        Self {
+            listen: HostPort::new("127.0.0.1", 15601),
+            tls: ClientConfig::default(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Held by the response body (or the tunnel) of the exchange; when that ends or is dropped, the exchange ends: the span
 //! finishes, the metrics are counted, the upstream connection goes back to its pool. No path can forget it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -99,8 +100,25 @@ impl Exchange {
     pub fn connected(&mut self, lease: &Lease) {
         self.times.connect = lease.timing;
         self.times.reused = lease.reused;
-        if self.kind == Kind::Client && let Some(span) = &mut self.span {
+        if self.kind == Kind::Client
+            && let Some(span) = &mut self.span
+        {
             span.tracer().clone().conventions.peer(span, lease.peer);
+        }
+    }
+
+    /// The destination of a CONNECT tunnel was reached.
+    pub fn tunnel_opened(&mut self, peer: SocketAddr, timing: ConnectTiming) {
+        let now = Instant::now();
+        self.times = Times {
+            connect: timing,
+            reused: false,
+            sent: Some(now),
+            first_byte: Some(now),
+        };
+        self.labels.status = Some(StatusCode::OK);
+        if let Some(span) = &mut self.span {
+            span.tracer().clone().conventions.peer(span, peer);
         }
     }
 
@@ -113,13 +131,16 @@ impl Exchange {
     pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         self.times.first_byte = Some(now);
         self.labels.status = Some(status);
-        let failed = status.is_server_error() || (self.kind == Kind::Client && status.is_client_error());
+        let failed =
+            status.is_server_error() || (self.kind == Kind::Client && status.is_client_error());
         if failed {
             self.labels.error = Some(ErrorType::Status);
         }
         if let Some(span) = &mut self.span {
             let tracer = span.tracer().clone();
-            tracer.conventions.response(span, self.kind, status, headers);
+            tracer
+                .conventions
+                .response(span, self.kind, status, headers);
             span.set("pillion.response.origin", "upstream");
             tracer.conventions.grpc_status(span, self.kind, headers);
         }
@@ -130,7 +151,10 @@ impl Exchange {
         if let Some(data) = frame.data_ref() {
             self.response_bytes += data.len() as u64;
         } else if let (Some(trailers), Some(span)) = (frame.trailers_ref(), &mut self.span) {
-            span.tracer().clone().conventions.grpc_status(span, self.kind, trailers);
+            span.tracer()
+                .clone()
+                .conventions
+                .grpc_status(span, self.kind, trailers);
         }
     }
 
@@ -190,7 +214,9 @@ impl Exchange {
     }
 
     fn finish_span(&mut self, end: Instant) {
-        let Some(mut span) = self.span.take() else { return };
+        let Some(mut span) = self.span.take() else {
+            return;
+        };
         if !span.is_recording() {
             return;
         }
@@ -211,7 +237,12 @@ impl Exchange {
     }
 
     fn label_times(&self, span: &mut ActiveSpan, end: Instant) {
-        let Times { connect, reused, sent, first_byte } = self.times;
+        let Times {
+            connect,
+            reused,
+            sent,
+            first_byte,
+        } = self.times;
         span.set("pillion.connection.reused", reused);
         if !reused {
             for (key, time) in [
@@ -225,15 +256,29 @@ impl Exchange {
             }
         }
         let Some(sent) = sent else { return };
-        span.set("pillion.time.send_us", micros(sent.saturating_duration_since(self.start)));
+        span.set(
+            "pillion.time.send_us",
+            micros(sent.saturating_duration_since(self.start)),
+        );
         let Some(first_byte) = first_byte else { return };
-        span.set("pillion.time.first_byte_us", micros(first_byte.saturating_duration_since(sent)));
-        span.set("pillion.time.body_us", micros(end.saturating_duration_since(first_byte)));
+        span.set(
+            "pillion.time.first_byte_us",
+            micros(first_byte.saturating_duration_since(sent)),
+        );
+        span.set(
+            "pillion.time.body_us",
+            micros(end.saturating_duration_since(first_byte)),
+        );
     }
 
     fn return_lease(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
-        let request_over = self.request.as_ref().is_none_or(|progress| progress.ended());
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        let request_over = self
+            .request
+            .as_ref()
+            .is_none_or(|progress| progress.ended());
         if self.outcome == Outcome::Complete && request_over {
             lease.give_back();
         }
@@ -254,7 +299,9 @@ impl Drop for Exchange {
         if let (Some(sent), Some(first_byte)) = (self.times.sent, self.times.first_byte) {
             // What is left when the upstream's own time is taken away: up to the hand-over of the request head.
             let waited = first_byte.saturating_duration_since(sent);
-            let added = first_byte.saturating_duration_since(self.start).saturating_sub(waited);
+            let added = first_byte
+                .saturating_duration_since(self.start)
+                .saturating_sub(waited);
             self.conn.metrics().traffic.added.record(added);
         }
     }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use http::Request;
 use http::StatusCode;
 use http::header;
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// How long an upstream may stay silent before the body is sent anyway.
@@ -34,14 +35,20 @@ impl Gate {
         if !expects {
             return None;
         }
-        let (open, opened) = watch::channel(false);
+        let (open, opened) = oneshot::channel();
+        let open = Mutex::new(Some(open));
         hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                open.send_replace(true);
+            if response.status() == StatusCode::CONTINUE
+                && let Some(open) = open.lock().take()
+            {
+                // Nobody waits any more: the body flows already.
+                let _late = open.send(());
             }
         });
         let patience = tokio::time::sleep(PATIENCE);
-        Some(Self { wait: Box::pin(wait(opened, patience)) })
+        Some(Self {
+            wait: Box::pin(wait(opened, patience)),
+        })
     }
 
     /// Ready once the body may flow.
@@ -50,10 +57,10 @@ impl Gate {
     }
 }
 
-async fn wait(mut opened: watch::Receiver<bool>, patience: Sleep) {
+async fn wait(opened: oneshot::Receiver<()>, patience: Sleep) {
     tokio::select! {
         // An error means that the sender is gone with the request: nobody will read the body, let it be.
-        result = opened.wait_for(|open| *open) => if result.is_err() { std::future::pending().await },
+        result = opened => if result.is_err() { std::future::pending().await },
         () = patience => {}
     }
 }

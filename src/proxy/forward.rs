@@ -39,7 +39,10 @@ const STALE_TRIES: usize = 2;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Serves one request. Every failure becomes an answer.
-pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+pub async fn handle(
+    conn: Arc<Conn>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
     conn.phase.busy();
     let start = Instant::now();
     let limit = conn.snapshot.limits.requests;
@@ -102,7 +105,13 @@ async fn forward(
     if conn.listener.direction() == Direction::Inbound {
         let host = target::host(&request).map(str::to_owned);
         let forwarded = conn.snapshot.forwarded;
-        headers::add_forwarded(forwarded, request.headers_mut(), conn.peer.ip(), conn.scheme, host.as_deref());
+        headers::add_forwarded(
+            forwarded,
+            request.headers_mut(),
+            conn.peer.ip(),
+            conn.scheme,
+            host.as_deref(),
+        );
     }
     let outgoing = prepare(conn, request, &target, exchange)?;
     let mut response = send(conn, outgoing, &target, exchange).await?;
@@ -153,7 +162,9 @@ async fn send(
     let connector = conn.snapshot.connector();
     let mut tries = 0;
     loop {
-        let mut lease = pool.lease(&target.destination, connector, tries >= STALE_TRIES).await?;
+        let mut lease = pool
+            .lease(&target.destination, connector, tries >= STALE_TRIES)
+            .await?;
         exchange.connected(&lease);
         exchange.sent(Instant::now());
         match within(conn.snapshot.timeouts.response.0, lease.send(request)).await? {
@@ -178,7 +189,9 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
     if limit.is_zero() {
         return Ok(work.await);
     }
-    tokio::time::timeout(limit, work).await.map_err(|_| ProxyError::ResponseTimeout(limit))
+    tokio::time::timeout(limit, work)
+        .await
+        .map_err(|_| ProxyError::ResponseTimeout(limit))
 }
 
 /// Makes the upstream's head fit for the downstream connection.
@@ -191,15 +204,23 @@ fn finish_head(downstream: Version, response: &mut Response<Incoming>, lease: Op
         // The framing of another version: hyper writes the right one.
         response.headers_mut().remove(header::TRANSFER_ENCODING);
     }
-    *response.version_mut() = if downstream == Version::HTTP_2 { downstream } else { Version::HTTP_11 };
+    *response.version_mut() = if downstream == Version::HTTP_2 {
+        downstream
+    } else {
+        Version::HTTP_11
+    };
 }
 
 /// `Keep-Alive: timeout=N`, less a second for the way.
 fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
-    let timeout = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    let timeout = value
+        .split(',')
+        .find_map(|part| part.trim().strip_prefix("timeout="))?;
     let secs: u64 = timeout.trim().parse().ok()?;
-    Some(Duration::from_millis(secs.saturating_mul(1000).saturating_sub(1000).max(500)))
+    Some(Duration::from_millis(
+        secs.saturating_mul(1000).saturating_sub(1000).max(500),
+    ))
 }
 
 fn check_size(conn: &Conn, request: &Request<Incoming>) -> Result<(), ProxyError> {

@@ -20,7 +20,11 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// `Connection` options that name no header to remove.
 const OPTIONS: &[&str] = &["close", "keep-alive", "upgrade", "te"];
 /// Headers that `Connection` must not be able to remove: the framing of the message and its target.
-const PROTECTED: &[HeaderName] = &[header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST];
+const PROTECTED: &[HeaderName] = &[
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::HOST,
+];
 
 /// What the caller wants to turn the connection into.
 pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
@@ -37,7 +41,11 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
 ///
 /// Source: RFC 9110 section 7.6.1.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
-    let upgrade = if upgrading { upgrade_option(headers) } else { None };
+    let upgrade = if upgrading {
+        upgrade_option(headers)
+    } else {
+        None
+    };
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -45,7 +53,11 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .map(str::trim)
-            .filter(|option| !OPTIONS.iter().any(|known| known.eq_ignore_ascii_case(option)))
+            .filter(|option| {
+                !OPTIONS
+                    .iter()
+                    .any(|known| known.eq_ignore_ascii_case(option))
+            })
             .filter_map(|option| option.parse().ok())
             .filter(|name| !PROTECTED.contains(name))
             .collect();
@@ -57,7 +69,10 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().any(|te| contains_token(te, "trailers"));
+        let trailers = headers
+            .get_all(header::TE)
+            .iter()
+            .any(|te| contains_token(te, "trailers"));
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -109,7 +124,10 @@ pub fn add_forwarded(
 
 /// True when `Connection` names this option.
 pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|value| contains_token(value, option))
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .any(|value| contains_token(value, option))
 }
 
 /// The `upgrade` option as its sender spelt it.
@@ -152,7 +170,10 @@ mod tests {
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         headers
     }
@@ -170,32 +191,63 @@ mod tests {
             ("x-other", "2"),
         ]);
         remove_hop_by_hop(&mut headers, false);
-        assert_eq!(headers, map(&[("te", "trailers"), ("x-other", "1"), ("x-other", "2")]));
+        assert_eq!(
+            headers,
+            map(&[("te", "trailers"), ("x-other", "1"), ("x-other", "2")])
+        );
     }
 
     #[test]
     fn connection_cannot_remove_the_framing() {
-        let mut headers = map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
+        let mut headers = map(&[
+            ("connection", "content-length, host"),
+            ("content-length", "3"),
+            ("host", "a"),
+        ]);
         remove_hop_by_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
     }
 
     #[test]
     fn an_upgrade_keeps_its_two_headers() {
-        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        let mut headers = map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
         remove_hop_by_hop(&mut headers, true);
-        assert_eq!(headers, map(&[("connection", "Upgrade"), ("upgrade", "websocket")]));
+        assert_eq!(
+            headers,
+            map(&[("connection", "Upgrade"), ("upgrade", "websocket")])
+        );
     }
 
     #[test]
     fn callers_are_appended_to_what_came() {
-        let mut headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
-        add_forwarded(Forwarded::XForwarded, &mut headers, "2.2.2.2".parse().unwrap(), "http", Some("h"));
+        let mut headers = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        add_forwarded(
+            Forwarded::XForwarded,
+            &mut headers,
+            "2.2.2.2".parse().unwrap(),
+            "http",
+            Some("h"),
+        );
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2");
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-host"], "h");
         let mut headers = HeaderMap::new();
-        add_forwarded(Forwarded::Rfc7239, &mut headers, "::1".parse().unwrap(), "http", Some("h:1"));
-        assert_eq!(headers["forwarded"], "for=\"[::1]\";proto=http;host=\"h:1\"");
+        add_forwarded(
+            Forwarded::Rfc7239,
+            &mut headers,
+            "::1".parse().unwrap(),
+            "http",
+            Some("h:1"),
+        );
+        assert_eq!(
+            headers["forwarded"],
+            "for=\"[::1]\";proto=http;host=\"h:1\""
+        );
     }
 }

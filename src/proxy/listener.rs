@@ -112,7 +112,12 @@ impl Conn {
 }
 
 /// Accepts until the drain begins. Each connection is a task of its own that holds the drain open.
-pub async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener, drain: Watch) {
+pub async fn accept(
+    worker: Arc<Worker>,
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    drain: Watch,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -120,11 +125,21 @@ pub async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpLis
         };
         match accepted {
             Ok((stream, peer)) => {
-                let task = serve(worker.clone(), listener.clone(), stream, peer, drain.clone());
-                tokio::spawn(drain.track(task));
+                tokio::spawn(serve(
+                    worker.clone(),
+                    listener.clone(),
+                    stream,
+                    peer,
+                    drain.clone(),
+                ));
             }
             Err(error) => {
-                worker.shared.metrics(listener.direction()).server.accept_errors.increment(1);
+                worker
+                    .shared
+                    .metrics(listener.direction())
+                    .server
+                    .accept_errors
+                    .increment(1);
                 if !is_peer_fault(&error) {
                     warn!(%error, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -148,14 +163,26 @@ async fn serve(
         open.reason = CloseReason::Error;
         return;
     }
-    let mut conn = Conn { worker: worker.clone(), listener, snapshot, peer, scheme: "http", drain, phase: Phase::default() };
+    let mut conn = Conn {
+        worker: worker.clone(),
+        listener,
+        snapshot,
+        peer,
+        scheme: "http",
+        drain,
+        phase: Phase::default(),
+    };
     let Some(tls) = conn.listener.tls.clone() else {
         serve_detected(conn, stream, open).await;
         return;
     };
     let handshake = tls.acceptor().accept(stream);
     let limit = conn.snapshot.timeouts.tls_handshake.0;
-    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let limit = if limit.is_zero() {
+        Duration::MAX
+    } else {
+        limit
+    };
     match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(stream)) => {
             metrics.tls.handshakes.count(Outcome::Success);
@@ -179,7 +206,11 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limit = conn.snapshot.timeouts.detect.0;
-    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let limit = if limit.is_zero() {
+        Duration::MAX
+    } else {
+        limit
+    };
     let detecting = detect::detect(io, limit);
     let drain = conn.drain.clone();
     let detected = tokio::select! {
@@ -199,7 +230,7 @@ where
             // Whatever is not HTTP gets HTTP/1's answer to malformed input.
             detected_counter.count(match protocol {
                 Protocol::Tls => Detected::Tls,
-                Protocol::Opaque => Detected::Opaque,
+                Protocol::Opaque(_) => Detected::Opaque,
                 _ => Detected::Http1,
             });
             open.reason = serve_http1(conn, io).await;
@@ -219,8 +250,14 @@ async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Conn { drain, snapshot, .. } = &conn;
-    let (drain, limits, timeouts) = (drain.clone(), snapshot.limits.clone(), snapshot.timeouts.clone());
+    let Conn {
+        drain, snapshot, ..
+    } = &conn;
+    let (drain, limits, timeouts) = (
+        drain.clone(),
+        snapshot.limits.clone(),
+        snapshot.timeouts.clone(),
+    );
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -232,8 +269,11 @@ where
         .header_read_timeout(None);
     let io = Patience::new(io, conn.phase.clone(), timeouts.head.0, timeouts.idle.0);
     let conn = Arc::new(conn);
-    let service = service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
-    let serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let service =
+        service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+    let serving = builder
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,
@@ -249,7 +289,9 @@ async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Conn { drain, snapshot, .. } = &conn;
+    let Conn {
+        drain, snapshot, ..
+    } = &conn;
     let (drain, limits) = (drain.clone(), snapshot.limits.clone());
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -261,7 +303,8 @@ where
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     let conn = Arc::new(conn);
-    let service = service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+    let service =
+        service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
     let result = tokio::select! {
@@ -275,7 +318,9 @@ where
 }
 
 fn close_reason(result: Result<(), hyper::Error>) -> CloseReason {
-    let Err(error) = result else { return CloseReason::Peer };
+    let Err(error) = result else {
+        return CloseReason::Peer;
+    };
     debug!(%error, "downstream connection ended");
     if error.is_timeout() {
         CloseReason::Timeout
@@ -290,6 +335,8 @@ fn close_reason(result: Result<(), hyper::Error>) -> CloseReason {
 fn is_peer_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
     )
 }

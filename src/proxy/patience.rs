@@ -69,7 +69,15 @@ impl<IO> Patience<IO> {
         let now = Instant::now();
         // The first bytes are there already: detection read them.
         phase.0.store(HEAD, Ordering::Relaxed);
-        Self { io, phase, head, idle, since: now, seen: HEAD, timer: Box::pin(tokio::time::sleep(head.min(idle))) }
+        Self {
+            io,
+            phase,
+            head,
+            idle,
+            since: now,
+            seen: HEAD,
+            timer: Box::pin(tokio::time::sleep(head.min(idle))),
+        }
     }
 
     fn limit(&self, phase: u8) -> Option<Duration> {
@@ -89,7 +97,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Patience<IO> {
             self.seen = phase;
             self.since = Instant::now();
         }
-        let Some(limit) = self.limit(phase) else { return Poll::Pending };
+        let Some(limit) = self.limit(phase) else {
+            return Poll::Pending;
+        };
         let deadline = self.since + limit;
         // A timer that fires early is set anew; one that is set later than needed is moved.
         if self.timer.deadline() > deadline {
@@ -133,7 +143,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patience<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Patience<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -169,15 +183,23 @@ mod tests {
     fn the_announced_length_is_the_text_s() {
         let text = std::str::from_utf8(REQUEST_TIMEOUT).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_its_own_clock_and_idling_another() {
         let (mut caller, ours) = tokio::io::duplex(1024);
         let phase = Phase::default();
-        let mut watched =
-            Patience::new(ours, phase.clone(), Duration::from_secs(5), Duration::from_secs(60));
+        let mut watched = Patience::new(
+            ours,
+            phase.clone(),
+            Duration::from_secs(5),
+            Duration::from_secs(60),
+        );
         let mut buf = [0; 64];
         phase.idle();
         let start = Instant::now();
@@ -188,18 +210,30 @@ mod tests {
             caller.read_to_string(&mut answer).await.unwrap();
             assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
         });
-        assert_eq!(watched.read(&mut buf).await.unwrap(), 3, "idling for 50 s is allowed");
+        assert_eq!(
+            watched.read(&mut buf).await.unwrap(),
+            3,
+            "idling for 50 s is allowed"
+        );
         let error = watched.read(&mut buf).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(start.elapsed().as_secs(), 55, "the head's clock began with its first byte");
+        assert_eq!(
+            start.elapsed().as_secs(),
+            55,
+            "the head's clock began with its first byte"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_connection_is_not_timed_and_an_idle_one_ends_quietly() {
         let (_caller, ours) = tokio::io::duplex(1024);
         let phase = Phase::default();
-        let mut watched =
-            Patience::new(ours, phase.clone(), Duration::from_secs(5), Duration::from_secs(60));
+        let mut watched = Patience::new(
+            ours,
+            phase.clone(),
+            Duration::from_secs(5),
+            Duration::from_secs(60),
+        );
         let mut buf = [0; 64];
         phase.busy();
         let busy = tokio::time::timeout(Duration::from_secs(1000), watched.read(&mut buf)).await;

@@ -21,7 +21,9 @@ pub fn failure(error: &ProxyError) -> Response<ResponseBody> {
     }
     let mut response = text(status, format!("pillion: {reason}\n"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
@@ -41,7 +43,9 @@ fn status_of(error: &ProxyError) -> StatusCode {
         | ProxyError::Connect { .. }
         | ProxyError::Tls { .. }
         | ProxyError::Exchange(_) => StatusCode::BAD_GATEWAY,
-        ProxyError::ConnectTimeout { .. } | ProxyError::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        ProxyError::ConnectTimeout { .. } | ProxyError::ResponseTimeout(_) => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
         ProxyError::PoolTimeout(_) | ProxyError::Overload(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::BadRequest(_) => StatusCode::BAD_REQUEST,

@@ -51,7 +51,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// How to open upstream connections.
     pub fn connector(&self) -> Connector {
-        Connector { connect: self.timeouts.connect.0, tls_handshake: self.timeouts.tls_handshake.0 }
+        Connector {
+            connect: self.timeouts.connect.0,
+            tls_handshake: self.timeouts.tls_handshake.0,
+        }
     }
 }
 

@@ -50,14 +50,33 @@ pub fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError
                 AppProtocol::Http2 => true,
                 AppProtocol::Auto => mirrors_http2(conn, request),
             };
-            return Ok(Target { destination: plain(app.clone(), http2), form: Form::Own });
+            return Ok(Target {
+                destination: plain(app.clone(), http2),
+                form: Form::Own,
+            });
         }
         Role::ForwardProxy { tls } => absolute(request, tls)?,
-        Role::Route { to, tls, rewrite_host, .. } => {
+        Role::Route {
+            to,
+            tls,
+            rewrite_host,
+            ..
+        } => {
             let http2 = request.version() == Version::HTTP_2;
             let tls = tls.clone().map(|tls| TlsTarget { tls });
-            let form = if *rewrite_host { Form::RewriteHost } else { Form::Own };
-            Target { destination: Destination { to: to.clone(), tls, http2 }, form }
+            let form = if *rewrite_host {
+                Form::RewriteHost
+            } else {
+                Form::Own
+            };
+            Target {
+                destination: Destination {
+                    to: to.clone(),
+                    tls,
+                    http2,
+                },
+                form,
+            }
         }
     };
     refuse_loop(conn, &target.destination.to)?;
@@ -72,11 +91,15 @@ pub fn host(request: &Request<Incoming>) -> Option<&str> {
 /// Where a CONNECT request wants to go.
 pub fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<HostPort, ProxyError> {
     let Role::ForwardProxy { .. } = conn.listener.role else {
-        return Err(ProxyError::BadRequest("CONNECT is served by the outbound forward proxy alone"));
+        return Err(ProxyError::BadRequest(
+            "CONNECT is served by the outbound forward proxy alone",
+        ));
     };
     let authority = request.uri().authority();
     let authority = authority.ok_or(ProxyError::BadRequest("CONNECT needs HOST:PORT"))?;
-    let port = authority.port_u16().ok_or(ProxyError::BadRequest("CONNECT needs a port"))?;
+    let port = authority
+        .port_u16()
+        .ok_or(ProxyError::BadRequest("CONNECT needs a port"))?;
     let to = HostPort::new(bare(authority.host()), port);
     refuse_loop(conn, &to)?;
     Ok(to)
@@ -95,7 +118,11 @@ impl Target {
             }
             Form::RewriteHost => set_host(parts, self.destination.to.to_string())?,
         }
-        if self.destination.http2 { self.to_http2(parts) } else { self.to_http1(parts) }
+        if self.destination.http2 {
+            self.to_http2(parts)
+        } else {
+            self.to_http1(parts)
+        }
     }
 
     fn to_http1(&self, parts: &mut Parts) -> Result<(), ProxyError> {
@@ -130,9 +157,14 @@ impl Target {
         let authority = Authority::try_from(host.as_bytes())
             .map_err(|_| ProxyError::BadRequest("the Host header is not a host"))?;
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = Some(if self.destination.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.scheme = Some(if self.destination.tls.is_some() {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        });
         uri.authority = Some(authority);
-        uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+        uri.path_and_query
+            .get_or_insert_with(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from_parts(uri)
             .map_err(|_| ProxyError::BadRequest("the request target has no HTTP/2 form"))?;
         Ok(())
@@ -153,7 +185,10 @@ fn absolute(request: &Request<Incoming>, tls: &Arc<ClientTls>) -> Result<Target,
     };
     let to = HostPort::new(bare(authority.host()), authority.port_u16().unwrap_or(port));
     let http2 = request.version() == Version::HTTP_2;
-    Ok(Target { destination: Destination { to, tls, http2 }, form: Form::FromAbsolute })
+    Ok(Target {
+        destination: Destination { to, tls, http2 },
+        form: Form::FromAbsolute,
+    })
 }
 
 fn mirrors_http2(conn: &Conn, request: &Request<Incoming>) -> bool {
@@ -161,7 +196,11 @@ fn mirrors_http2(conn: &Conn, request: &Request<Incoming>) -> bool {
 }
 
 fn plain(to: HostPort, http2: bool) -> Destination {
-    Destination { to, tls: None, http2 }
+    Destination {
+        to,
+        tls: None,
+        http2,
+    }
 }
 
 /// A request whose destination is one of our own listeners would come back for ever.
@@ -171,14 +210,24 @@ fn refuse_loop(conn: &Conn, to: &HostPort) -> Result<(), ProxyError> {
         return Ok(());
     }
     let local = match to.ip() {
-        Some(ip) => ip.is_loopback() || ip.is_unspecified() || own.iter().any(|address| address.ip() == ip),
+        Some(ip) => {
+            ip.is_loopback() || ip.is_unspecified() || own.iter().any(|address| address.ip() == ip)
+        }
         None => to.host.eq_ignore_ascii_case("localhost"),
     };
-    if local { Err(ProxyError::Loop { to: to.to_string() }) } else { Ok(()) }
+    if local {
+        Err(ProxyError::Loop { to: to.to_string() })
+    } else {
+        Ok(())
+    }
 }
 
 fn set_host(parts: &mut Parts, host: String) -> Result<(), ProxyError> {
-    if parts.headers.get(header::HOST).is_some_and(|had| had.as_bytes() == host.as_bytes()) {
+    if parts
+        .headers
+        .get(header::HOST)
+        .is_some_and(|had| had.as_bytes() == host.as_bytes())
+    {
         return Ok(());
     }
     let value = HeaderValue::from_maybe_shared(Bytes::from(host))
@@ -189,8 +238,12 @@ fn set_host(parts: &mut Parts, host: String) -> Result<(), ProxyError> {
 
 /// HTTP/2 may split a cookie into several fields; HTTP/1 may not (RFC 9113 section 8.2.3).
 fn join_cookies(parts: &mut Parts) -> Result<(), ProxyError> {
-    let crumbs: Vec<&[u8]> =
-        parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> = parts
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if crumbs.len() < 2 {
         return Ok(());
     }
@@ -201,9 +254,13 @@ fn join_cookies(parts: &mut Parts) -> Result<(), ProxyError> {
 }
 
 fn bare(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
 }
 
 fn without_userinfo(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host)
 }

@@ -12,6 +12,7 @@ use crate::correlate;
 use crate::correlate::Confidence;
 use crate::correlate::Found;
 use crate::model::Kind;
+use crate::model::SamplingState;
 use crate::propagation::Extraction;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
@@ -25,6 +26,7 @@ use crate::proxy::target;
 use crate::telemetry::metrics::ErrorType;
 use crate::telemetry::metrics::ExtractResult;
 use crate::telemetry::metrics::LinkOutcome;
+use crate::telemetry::metrics::PropagationMetrics;
 use crate::telemetry::metrics::Rejection;
 use crate::telemetry::metrics::RequestLabels;
 use crate::telemetry::metrics::RouteId;
@@ -52,7 +54,11 @@ pub fn begin(
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            exchange.guard = Some(conn.worker.shared.in_flight.enter(conn.worker.index, None, None));
+            exchange.guard = Some(conn.worker.shared.in_flight.enter(
+                conn.worker.index,
+                None,
+                None,
+            ));
         }
         return (request, exchange);
     };
@@ -60,7 +66,10 @@ pub fn begin(
     count_extraction(conn, &extraction);
     let conventions = &tracer.conventions;
     let operation = conventions.operation(kind, request.method(), request.uri(), request.headers());
-    labels.route = operation.route.as_ref().map_or(RouteId::NONE, |route| route.id);
+    labels.route = operation
+        .route
+        .as_ref()
+        .map_or(RouteId::NONE, |route| route.id);
     let name = operation.name.clone();
     let mut span = match kind {
         Kind::Server => {
@@ -70,8 +79,11 @@ pub fn begin(
         _ => tracer.start_client(&cause_of(conn, &request, &extraction), name, start),
     };
     if span.is_recording() {
-        let connection =
-            Connection { peer: (kind == Kind::Server).then_some(conn.peer), scheme: conn.scheme_of(), kind };
+        let connection = Connection {
+            peer: (kind == Kind::Server).then_some(conn.peer),
+            scheme: scheme_of(conn),
+            kind,
+        };
         conventions.request(&mut span, &operation, &request, connection);
         if let Role::Route { peer_service, .. } = &conn.listener.role
             && !peer_service.is_empty()
@@ -81,7 +93,11 @@ pub fn begin(
     }
     let guard = (kind == Kind::Server).then(|| {
         let request_id = request.headers().get(correlate::REQUEST_ID).cloned();
-        conn.worker.shared.in_flight.enter(conn.worker.index, Some(span.context.clone()), request_id)
+        conn.worker.shared.in_flight.enter(
+            conn.worker.index,
+            Some(span.context.clone()),
+            request_id,
+        )
     });
     inject(tracer, &span, &mut request);
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
@@ -106,6 +122,14 @@ pub fn shed(
     response
 }
 
+/// The scheme of a request that does not name one: the connection's, or that of the leg upwards.
+fn scheme_of(conn: &Conn) -> &'static str {
+    match &conn.listener.role {
+        Role::Route { tls: Some(_), .. } => "https",
+        _ => conn.scheme,
+    }
+}
+
 fn labels_of(conn: &Conn, request: &Request<Incoming>) -> RequestLabels {
     RequestLabels {
         direction: conn.listener.direction(),
@@ -126,11 +150,23 @@ fn inject(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<Incoming>) {
 
 fn policy_of(conn: &Conn, extraction: &Extraction, now: Instant) -> Policy {
     let policy = conn.snapshot.trust.of(conn.peer.ip());
-    let forces = extraction.extracted.forces_sampling();
-    if policy == Policy::Trust && forces && !conn.snapshot.trust.admit_forced(now) {
+    if policy == Policy::Trust
+        && forces_sampling(extraction)
+        && !conn.snapshot.trust.admit_forced(now)
+    {
         return Policy::Undecided;
     }
     policy
+}
+
+/// True when the caller's headers alone would have the trace recorded.
+fn forces_sampling(extraction: &Extraction) -> bool {
+    let extracted = &extraction.extracted;
+    let by_parent = extracted.parent.as_ref().map(|parent| parent.state);
+    by_parent
+        .or(extracted.decision)
+        .is_some_and(SamplingState::is_sampled)
+        || extracted.debug_id.is_some()
 }
 
 fn cause_of(conn: &Conn, request: &Request<Incoming>, extraction: &Extraction) -> Cause {
@@ -170,12 +206,18 @@ fn outcome_of(found: &Found) -> LinkOutcome {
 fn count_extraction(conn: &Conn, extraction: &Extraction) {
     let metrics = &conn.snapshot.propagation;
     if let Some(found) = extraction.format {
-        metrics.count(found, ExtractResult::Found);
+        count(metrics, found, ExtractResult::Found);
     }
     for malformed in &extraction.malformed {
-        metrics.count(malformed, ExtractResult::Malformed);
+        count(metrics, malformed, ExtractResult::Malformed);
     }
     if extraction.conflict {
         metrics.conflicts.increment(1);
+    }
+}
+
+fn count(metrics: &PropagationMetrics, format: &str, result: ExtractResult) {
+    if let Some(format) = metrics.formats.iter().find(|known| known.format == format) {
+        format.extracted.count(result);
     }
 }

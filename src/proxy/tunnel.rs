@@ -2,7 +2,6 @@
 //!
 //! A tunnel is a task of its own that outlives its HTTP connection, holds the drain open, and ends the exchange.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
@@ -47,7 +46,10 @@ pub async fn connect(
 ) -> Result<(Response<()>, Pending), ProxyError> {
     let to = target::of_connect(conn, &request)?;
     let (upstream, timing) = conn.snapshot.connector().open_tcp(&to).await?;
-    let peer = upstream.peer_addr().map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
+    let peer = upstream.peer_addr().map_err(|source| ProxyError::Connect {
+        to: to.to_string(),
+        source,
+    })?;
     exchange.tunnel_opened(peer, timing);
     let pending = Pending {
         downstream: hyper::upgrade::on(&mut request),
@@ -62,17 +64,20 @@ pub async fn connect(
 impl Pending {
     /// A tunnel between the two connections of an upgraded exchange.
     pub fn upgrade(conn: &Conn, downstream: OnUpgrade, upstream: OnUpgrade) -> Self {
-        Self { downstream, upstream: Upstream::Upgraded(upstream), drain: conn.drain.clone() }
+        Self {
+            downstream,
+            upstream: Upstream::Upgraded(upstream),
+            drain: conn.drain.clone(),
+        }
     }
 
     /// Runs the tunnel in its own task; the exchange ends with it.
     pub fn start(self, exchange: Box<Exchange>) {
-        let drain = self.drain.clone();
-        tokio::spawn(drain.track(self.run(exchange)));
+        tokio::spawn(self.run(exchange));
     }
 
     async fn run(self, mut exchange: Box<Exchange>) {
-        let drained = self.drain.clone();
+        let _held = self.drain;
         let copying = async {
             let downstream = TokioIo::new(self.downstream.await.map_err(io::Error::other)?);
             match self.upstream {
@@ -83,15 +88,13 @@ impl Pending {
                 Upstream::Connected(upstream) => copy(downstream, upstream, &mut exchange).await,
             }
         };
-        match until_killed(copying, drained).await {
-            Some(Ok(())) => exchange.complete(),
-            Some(Err(error)) if is_ordinary_end(&error) => exchange.complete(),
-            Some(Err(error)) => {
+        match copying.await {
+            Ok(()) => exchange.complete(),
+            Err(error) if is_ordinary_end(&error) => exchange.complete(),
+            Err(error) => {
                 debug!(%error, "tunnel broke");
                 exchange.fail_as(ErrorType::Reset, "connection_reset");
             }
-            // The grace period is over: cut by us, no fault of anybody.
-            None => exchange.complete(),
         }
     }
 }
@@ -102,17 +105,11 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER).await;
+        tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER)
+            .await;
     let (up, down) = copied?;
     exchange.tunneled(up, down);
     Ok(())
-}
-
-async fn until_killed<T>(work: impl Future<Output = T>, drain: Watch) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        () = drain.killed() => None,
-    }
 }
 
 /// WebSocket peers often close without the TCP courtesies; that is no failure.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use http::HeaderMap;
 use http::HeaderName;
 use http::Method;
+use http::Request;
 use http::StatusCode;
 use http::Uri;
 use http::Version;
@@ -20,9 +21,11 @@ use crate::model::Attribute;
 use crate::model::Kind;
 use crate::model::Text;
 use crate::model::Value;
+use crate::telemetry::metrics::Metrics;
 use crate::tracer::ActiveSpan;
 use crate::tracer::Config;
 use crate::tracer::Redaction;
+use crate::tracer::Route;
 use crate::tracer::RouteError;
 use crate::tracer::Routes;
 use crate::tracer::redact;
@@ -67,7 +70,7 @@ pub struct Operation {
     /// `METHOD TEMPLATE`, `METHOD`, or `package.Service/Method`.
     pub name: Text,
     /// The template that matched.
-    pub route: Option<Text>,
+    pub route: Option<Route>,
     /// The path of a gRPC call without its leading slash.
     pub rpc_method: Option<Text>,
 }
@@ -88,16 +91,19 @@ impl Conventions {
     ///
     /// # Errors
     /// The first template or header name that cannot be used.
-    pub fn new(config: &Config) -> Result<Self, ConventionsError> {
+    pub fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConventionsError> {
         Ok(Self {
-            routes: Routes::new(&config.routes)?,
+            routes: Routes::new(&config.routes, metrics)?,
             redaction: Redaction::new(&config.redact_query),
             request_headers: captured(&config.request_headers, "http.request.header.")?,
             response_headers: captured(&config.response_headers, "http.response.header.")?,
             constants: config
                 .attributes
                 .iter()
-                .map(|(key, value)| Attribute { key: Text::new(key), value: Value::Str(Text::new(value)) })
+                .map(|(key, value)| Attribute {
+                    key: Text::new(key),
+                    value: Value::Str(Text::new(value)),
+                })
                 .collect(),
             ignore_user_agents: config.ignore_user_agents.clone(),
             ignore_paths: config.ignore_paths.clone(),
@@ -110,51 +116,71 @@ impl Conventions {
     pub fn ignores(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let by_agent = !self.ignore_user_agents.is_empty()
             && headers.get(header::USER_AGENT).is_some_and(|agent| {
-                self.ignore_user_agents.iter().any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
+                self.ignore_user_agents
+                    .iter()
+                    .any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
             });
         by_agent || self.ignore_paths.iter().any(|path| path == uri.path())
     }
 
     /// The low-cardinality name of a request.
-    pub fn operation(&self, kind: Kind, method: &Method, uri: &Uri, headers: &HeaderMap) -> Operation {
+    pub fn operation(
+        &self,
+        kind: Kind,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Operation {
         let word = known_method(method);
         if is_grpc(headers) {
             if let Some(rpc_method) = self.rpc_name(uri.path()) {
-                return Operation { name: rpc_method.clone(), route: None, rpc_method: Some(rpc_method) };
+                return Operation {
+                    name: rpc_method.clone(),
+                    route: None,
+                    rpc_method: Some(rpc_method),
+                };
             }
         }
-        let route = if kind == Kind::Server { self.routes.template(uri.path()).cloned() } else { None };
+        let route = if kind == Kind::Server {
+            self.routes.find(uri.path()).cloned()
+        } else {
+            None
+        };
         let word = if word == "_OTHER" { "HTTP" } else { word };
         let name = match &route {
-            Some(template) => Text::from(format!("{word} {template}")),
+            Some(route) => Text::from(format!("{word} {}", route.template)),
             None => Text::new_static(word),
         };
-        Operation { name, route, rpc_method: None }
+        Operation {
+            name,
+            route,
+            rpc_method: None,
+        }
     }
 
     /// Attributes known when the request head has arrived.
-    pub fn request(
+    pub fn request<B>(
         &self,
         span: &mut ActiveSpan,
         operation: &Operation,
-        method: &Method,
-        uri: &Uri,
-        version: Version,
-        headers: &HeaderMap,
+        request: &Request<B>,
         connection: Connection,
     ) {
         if !span.is_recording() {
             return;
         }
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let word = known_method(method);
         span.set("http.request.method", word);
         if word == "_OTHER" {
             span.set("http.request.method_original", self.cut(method.as_str()));
         }
-        let scheme = uri.scheme_str().map_or(connection.scheme, |scheme| match scheme {
-            "https" => "https",
-            _ => "http",
-        });
+        let scheme = uri
+            .scheme_str()
+            .map_or(connection.scheme, |scheme| match scheme {
+                "https" => "https",
+                _ => "http",
+            });
         let host = host_of(uri, headers);
         match connection.kind {
             Kind::Server => self.server_request(span, uri, headers, scheme, connection.peer),
@@ -166,9 +192,9 @@ impl Conventions {
                 span.set("server.port", i64::from(port));
             }
         }
-        span.set("network.protocol.version", version_name(version));
+        span.set("network.protocol.version", version_name(request.version()));
         if let Some(route) = &operation.route {
-            span.set("http.route", route.clone());
+            span.set("http.route", route.template.clone());
         }
         if let Some(rpc_method) = &operation.rpc_method {
             span.set("rpc.system.name", "grpc");
@@ -187,7 +213,13 @@ impl Conventions {
     }
 
     /// Attributes and status known when the response head has arrived.
-    pub fn response(&self, span: &mut ActiveSpan, kind: Kind, status: StatusCode, headers: &HeaderMap) {
+    pub fn response(
+        &self,
+        span: &mut ActiveSpan,
+        kind: Kind,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
         if !span.is_recording() {
             return;
         }
@@ -201,8 +233,16 @@ impl Conventions {
 
     /// The gRPC status, from trailers or from a trailers-only response head.
     pub fn grpc_status(&self, span: &mut ActiveSpan, kind: Kind, trailers: &HeaderMap) {
-        let Some(status) = trailers.get("grpc-status") else { return };
-        let Some(code) = status.to_str().ok().and_then(|text| text.parse::<u8>().ok()) else { return };
+        let Some(status) = trailers.get("grpc-status") else {
+            return;
+        };
+        let Some(code) = status
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u8>().ok())
+        else {
+            return;
+        };
         if !span.is_recording() {
             return;
         }
@@ -231,11 +271,17 @@ impl Conventions {
         }
         span.set("url.scheme", scheme);
         if let Some(peer) = peer {
-            span.set("client.address", client_of(headers).unwrap_or_else(|| address_text(peer.ip())));
+            span.set(
+                "client.address",
+                client_of(headers).unwrap_or_else(|| address_text(peer.ip())),
+            );
             span.set("network.peer.address", address_text(peer.ip()));
             span.set("network.peer.port", i64::from(peer.port()));
         }
-        if let Some(agent) = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        if let Some(agent) = headers
+            .get(header::USER_AGENT)
+            .and_then(|agent| agent.to_str().ok())
+        {
             span.set("user_agent.original", self.cut(agent));
         }
     }
@@ -287,7 +333,10 @@ impl Conventions {
 
     /// At most `max_value_length` bytes of the text, cut at a character boundary.
     fn cut(&self, text: &str) -> Text {
-        Text::new(text.get(..text.floor_char_boundary(self.max_value_length)).unwrap_or_default())
+        Text::new(
+            text.get(..text.floor_char_boundary(self.max_value_length))
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -301,8 +350,14 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The method if it is a standard one, else `_OTHER`.
 pub fn known_method(method: &Method) -> &'static str {
-    const KNOWN: &[&str] = &["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
-    KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("_OTHER")
+    const KNOWN: &[&str] = &[
+        "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE",
+    ];
+    KNOWN
+        .iter()
+        .find(|known| **known == method.as_str())
+        .copied()
+        .unwrap_or("_OTHER")
 }
 
 /// `1.0`, `1.1`, `2`, `3`.
@@ -320,7 +375,9 @@ pub fn version_name(version: Version) -> &'static str {
 pub fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+        None => headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok()),
     }
 }
 
@@ -328,7 +385,10 @@ fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     if let Some(rest) = host.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
-        return Some((address, port.strip_prefix(':').and_then(|port| port.parse().ok())));
+        return Some((
+            address,
+            port.strip_prefix(':').and_then(|port| port.parse().ok()),
+        ));
     }
     let split = match host.split_once(':') {
         Some((address, port)) => (address, port.parse().ok()),
@@ -369,8 +429,10 @@ fn status_text(status: StatusCode) -> Text {
 fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, ConventionsError> {
     let mut wanted = Vec::with_capacity(names.len());
     for text in names {
-        let name: HeaderName =
-            text.to_ascii_lowercase().parse().map_err(|_| ConventionsError::HeaderName(text.clone()))?;
+        let name: HeaderName = text
+            .to_ascii_lowercase()
+            .parse()
+            .map_err(|_| ConventionsError::HeaderName(text.clone()))?;
         if !redact::is_credential(&name) {
             let key = Text::from(format!("{prefix}{name}"));
             wanted.push(CapturedHeader { name, key });
@@ -422,14 +484,18 @@ mod tests {
 
     #[test]
     fn rpc_names_are_bounded_and_shaped() {
-        let conventions = Conventions::new(&Config::default()).unwrap();
+        let conventions = Conventions::new(&Config::default(), &Metrics::new()).unwrap();
         assert_eq!(conventions.rpc_name("/a.B/C").as_deref(), Some("a.B/C"));
         assert_eq!(conventions.rpc_name("/a/b/c"), None, "not service/method");
         for index in 0..3 * MAX_RPC_NAMES {
             conventions.rpc_name(&format!("/s/m{index}"));
         }
         assert_eq!(conventions.rpc_names.read().len(), MAX_RPC_NAMES);
-        assert_eq!(conventions.rpc_name("/a.B/C").as_deref(), Some("a.B/C"), "known names stay");
+        assert_eq!(
+            conventions.rpc_name("/a.B/C").as_deref(),
+            Some("a.B/C"),
+            "known names stay"
+        );
     }
 
     #[test]
@@ -438,10 +504,16 @@ mod tests {
             request_headers: vec!["Authorization".into(), "X-Tenant".into()],
             ..Config::default()
         };
-        let conventions = Conventions::new(&config).unwrap();
+        let conventions = Conventions::new(&config, &Metrics::new()).unwrap();
         assert_eq!(conventions.request_headers.len(), 1);
-        assert_eq!(conventions.request_headers[0].key, "http.request.header.x-tenant");
-        let config = Config { response_headers: vec!["not a name".into()], ..Config::default() };
-        assert!(Conventions::new(&config).is_err());
+        assert_eq!(
+            conventions.request_headers[0].key,
+            "http.request.header.x-tenant"
+        );
+        let config = Config {
+            response_headers: vec!["not a name".into()],
+            ..Config::default()
+        };
+        assert!(Conventions::new(&config, &Metrics::new()).is_err());
     }
 }

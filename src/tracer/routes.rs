@@ -3,11 +3,22 @@
 use std::fmt;
 
 use crate::model::Text;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::RouteId;
 
 /// The configured templates, compiled.
 #[derive(Clone, Default)]
 pub struct Routes {
-    router: matchit::Router<Text>,
+    router: matchit::Router<Route>,
+}
+
+/// One template.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// As configured.
+    pub template: Text,
+    /// Its place in the metrics' table of routes.
+    pub id: RouteId,
 }
 
 /// Why a template was refused.
@@ -24,18 +35,30 @@ impl Routes {
     ///
     /// # Errors
     /// The first template that is malformed or conflicts with an earlier one.
-    pub fn new<'a>(templates: impl IntoIterator<Item = &'a String>) -> Result<Self, RouteError> {
+    pub fn new<'a>(
+        templates: impl IntoIterator<Item = &'a String>,
+        metrics: &Metrics,
+    ) -> Result<Self, RouteError> {
         let mut router = matchit::Router::new();
         for template in templates {
             router
-                .insert(template.as_str(), Text::new(template))
-                .map_err(|source| RouteError { template: template.clone(), source })?;
+                .insert(
+                    template.as_str(),
+                    Route {
+                        template: Text::new(template),
+                        id: metrics.route(template),
+                    },
+                )
+                .map_err(|source| RouteError {
+                    template: template.clone(),
+                    source,
+                })?;
         }
         Ok(Self { router })
     }
 
     /// The template that the path matches.
-    pub fn template(&self, path: &str) -> Option<&Text> {
+    pub fn find(&self, path: &str) -> Option<&Route> {
         self.router.at(path).ok().map(|found| found.value)
     }
 }
@@ -53,7 +76,7 @@ mod tests {
     #[test]
     fn paths_find_their_template() {
         let templates = ["/users/{id}", "/users/me", "/files/{*path}"].map(str::to_owned);
-        let routes = Routes::new(&templates).unwrap();
+        let routes = Routes::new(&templates, &Metrics::new()).unwrap();
         for (path, template) in [
             ("/users/7", Some("/users/{id}")),
             ("/users/me", Some("/users/me")),
@@ -62,13 +85,22 @@ mod tests {
             ("", None),
             ("*", None),
         ] {
-            assert_eq!(routes.template(path).map(Text::as_str), template, "{path}");
+            assert_eq!(
+                routes.find(path).map(|route| route.template.as_str()),
+                template,
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn conflicting_templates_are_refused() {
         let templates = ["/a/{x}", "/a/{x}"].map(str::to_owned);
-        assert!(Routes::new(&templates).unwrap_err().to_string().contains("/a/{x}"));
+        assert!(
+            Routes::new(&templates, &Metrics::new())
+                .unwrap_err()
+                .to_string()
+                .contains("/a/{x}")
+        );
     }
 }

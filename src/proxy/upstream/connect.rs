@@ -39,17 +39,34 @@ impl Connector {
         tls: Option<&ClientTls>,
         http2: bool,
     ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
-        let (tcp, mut timing) = within(self.connect, open_tcp(to)).await.unwrap_or_else(|after| {
-            Err(ProxyError::ConnectTimeout { to: to.to_string(), after })
+        let (tcp, mut timing) =
+            within(self.connect, open_tcp(to))
+                .await
+                .unwrap_or_else(|after| {
+                    Err(ProxyError::ConnectTimeout {
+                        to: to.to_string(),
+                        after,
+                    })
+                })?;
+        let peer = tcp.peer_addr().map_err(|source| ProxyError::Connect {
+            to: to.to_string(),
+            source,
         })?;
-        let peer = tcp.peer_addr().map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
-        let Some(tls) = tls else { return Ok((MaybeTls::Plain(tcp), peer, timing)) };
+        let Some(tls) = tls else {
+            return Ok((MaybeTls::Plain(tcp), peer, timing));
+        };
         let begun = Instant::now();
         let alpn = if http2 { Alpn::Http2 } else { Alpn::Http1 };
         let stream = within(self.tls_handshake, tls.connect(&to.host, tcp, alpn))
             .await
-            .map_err(|after| ProxyError::ConnectTimeout { to: to.to_string(), after })?
-            .map_err(|source| ProxyError::Tls { to: to.to_string(), source })?;
+            .map_err(|after| ProxyError::ConnectTimeout {
+                to: to.to_string(),
+                after,
+            })?
+            .map_err(|source| ProxyError::Tls {
+                to: to.to_string(),
+                source,
+            })?;
         timing.tls = begun.elapsed();
         Ok((MaybeTls::Tls(Box::new(stream.into())), peer, timing))
     }
@@ -59,9 +76,14 @@ impl Connector {
     /// # Errors
     /// Name, connect and time-out failures.
     pub async fn open_tcp(&self, to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyError> {
-        within(self.connect, open_tcp(to)).await.unwrap_or_else(|after| {
-            Err(ProxyError::ConnectTimeout { to: to.to_string(), after })
-        })
+        within(self.connect, open_tcp(to))
+            .await
+            .unwrap_or_else(|after| {
+                Err(ProxyError::ConnectTimeout {
+                    to: to.to_string(),
+                    after,
+                })
+            })
     }
 }
 
@@ -71,9 +93,20 @@ async fn open_tcp(to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyErro
     let resolved = Instant::now();
     let tcp = race(&addresses)
         .await
-        .map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
-    tcp.set_nodelay(true).map_err(|source| ProxyError::Connect { to: to.to_string(), source })?;
-    let timing = ConnectTiming { resolve: resolved - begun, connect: resolved.elapsed(), tls: Duration::ZERO };
+        .map_err(|source| ProxyError::Connect {
+            to: to.to_string(),
+            source,
+        })?;
+    tcp.set_nodelay(true)
+        .map_err(|source| ProxyError::Connect {
+            to: to.to_string(),
+            source,
+        })?;
+    let timing = ConnectTiming {
+        resolve: resolved - begun,
+        connect: resolved.elapsed(),
+        tls: Duration::ZERO,
+    };
     Ok((tcp, timing))
 }
 
@@ -81,11 +114,19 @@ async fn resolve(to: &HostPort) -> Result<Vec<SocketAddr>, ProxyError> {
     if let Some(ip) = to.ip() {
         return Ok(vec![SocketAddr::new(ip, to.port)]);
     }
-    let failed = |source| ProxyError::Resolve { host: to.host.to_string(), source };
-    let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await.map_err(failed)?;
+    let failed = |source| ProxyError::Resolve {
+        host: to.host.to_string(),
+        source,
+    };
+    let found = tokio::net::lookup_host((to.host.as_str(), to.port))
+        .await
+        .map_err(failed)?;
     let addresses: Vec<_> = found.take(MAX_ADDRESSES).collect();
     if addresses.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+        return Err(failed(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        )));
     }
     Ok(addresses)
 }

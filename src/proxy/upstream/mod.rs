@@ -18,7 +18,6 @@ use hyper::client::conn::TrySendError;
 use crate::model::HostPort;
 use crate::net::tls::ClientTls;
 use crate::proxy::body::RequestBody;
-use crate::proxy::error::ProxyError;
 use crate::telemetry::metrics::ActiveGuard;
 
 pub use connect::Connector;
@@ -109,7 +108,15 @@ impl Lease {
 
     /// Returns a connection whose exchange ended well.
     pub fn give_back(self) {
-        let Self { sender, pool, destination, peer, idle_limit, in_use, .. } = self;
+        let Self {
+            sender,
+            pool,
+            destination,
+            peer,
+            idle_limit,
+            in_use,
+            ..
+        } = self;
         drop(in_use);
         if let Sender::Http1(sender) = sender {
             pool.put(destination, sender, peer, idle_limit, Instant::now());

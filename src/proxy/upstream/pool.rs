@@ -100,13 +100,19 @@ impl Drop for SharedSender {
 
 impl Pool {
     /// An empty pool.
-    pub fn new(limits: PoolLimits, metrics: PoolMetrics, connections: Arc<ConnectionMetrics>) -> Arc<Self> {
+    pub fn new(
+        limits: PoolLimits,
+        metrics: PoolMetrics,
+        connections: Arc<ConnectionMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
             metrics,
             connections,
             state: Mutex::default(),
-            permits: Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(
+                limits.connections.clamp(1, Semaphore::MAX_PERMITS),
+            )),
             returned: Notify::new(),
             waiting: AtomicUsize::new(0),
         })
@@ -163,7 +169,11 @@ impl Pool {
             list.remove(0);
             self.metrics.idle.decrement(1.0);
         }
-        list.push(Idle { sender, peer, until: now + limit });
+        list.push(Idle {
+            sender,
+            peer,
+            until: now + limit,
+        });
         self.metrics.idle.increment(1.0);
         drop(state);
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -275,7 +285,9 @@ impl Pool {
     /// Closes one idle connection, so that its permit comes free.
     fn evict_idle(&self) {
         let mut state = self.state.lock();
-        let Some(list) = state.idle.values_mut().find(|list| !list.is_empty()) else { return };
+        let Some(list) = state.idle.values_mut().find(|list| !list.is_empty()) else {
+            return;
+        };
         list.remove(0);
         self.metrics.idle.decrement(1.0);
     }
@@ -283,7 +295,10 @@ impl Pool {
     /// An idle connection of another destination makes room for a waiter.
     fn evict_other(&self, destination: &Destination) {
         let mut state = self.state.lock();
-        let others = state.idle.iter_mut().filter(|(other, _)| *other != destination);
+        let others = state
+            .idle
+            .iter_mut()
+            .filter(|(other, _)| *other != destination);
         if let Some((_, list)) = others.into_iter().find(|(_, list)| !list.is_empty()) {
             list.remove(0);
             self.metrics.idle.decrement(1.0);
@@ -331,7 +346,13 @@ impl Pool {
         if let Some(shared) = self.join(destination) {
             return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
         }
-        let opening = self.state.lock().opening.entry(destination.clone()).or_default().clone();
+        let opening = self
+            .state
+            .lock()
+            .opening
+            .entry(destination.clone())
+            .or_default()
+            .clone();
         let _turn = opening.lock().await;
         if let Some(shared) = self.join(destination) {
             return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
@@ -370,7 +391,12 @@ impl Pool {
             counted: false,
         };
         let lent = shared.lend();
-        self.state.lock().shared.entry(destination.clone()).or_default().push(shared);
+        self.state
+            .lock()
+            .shared
+            .entry(destination.clone())
+            .or_default()
+            .push(shared);
         Ok(self.lend_shared(destination, lent, timing))
     }
 
@@ -408,10 +434,15 @@ impl Pool {
         connector: Connector,
     ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
         let tls = destination.tls.as_ref().map(|tls| &*tls.tls);
-        match connector.open(&destination.to, tls, destination.http2).await {
+        match connector
+            .open(&destination.to, tls, destination.http2)
+            .await
+        {
             Ok(opened) => {
                 let timing = &opened.2;
-                self.metrics.connect_duration.record(timing.resolve + timing.connect + timing.tls);
+                self.metrics
+                    .connect_duration
+                    .record(timing.resolve + timing.connect + timing.tls);
                 Ok(opened)
             }
             Err(error) => {
