@@ -1,5 +1,7 @@
 //! TLS over loopback: trust, client certificates, reload, protocols.
 
+#![allow(clippy::unwrap_used)]
+
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
