@@ -128,10 +128,12 @@ families! {
         "Spans that wait or are being sent.";
     REPORTER_CAPACITY = Kind::Gauge, "pillion_reporter_queue_capacity_spans",
         "Spans that the reporter's queue can hold.";
-    REPORTER_BATCHES = Kind::Counter, "pillion_reporter_batches_total",
-        "Attempts to send a batch, by the result.";
-    REPORTER_RETRIES = Kind::Counter, "pillion_reporter_retries_total",
-        "Batches that were sent again.";
+    REPORTER_ATTEMPTS = Kind::Counter, "pillion_reporter_send_attempts_total",
+        "Attempts to send a batch, repeated ones included.";
+    REPORTER_FAILURES = Kind::Counter, "pillion_reporter_send_failures_total",
+        "Attempts to send a batch that failed, whether or not they were repeated.";
+    REPORTER_PANICS = Kind::Counter, "pillion_reporter_panics_total",
+        "Panics of the reporter that were caught.";
     REPORTER_DURATION = Kind::Histogram(DURATIONS), "pillion_reporter_send_duration_seconds",
         "Time of one attempt to send a batch.";
 
@@ -167,6 +169,8 @@ families! {
         "1 while the program finishes what is open before it stops.";
     LOG_MESSAGES = Kind::Counter, "pillion_log_messages_total",
         "Log lines written, by level.";
+    LOG_LOST = Kind::Counter, "pillion_log_lost_total",
+        "Log lines lost because standard error did not take them in time.";
     LOG_SUPPRESSED = Kind::Counter, "pillion_log_suppressed_total",
         "Repeated warnings that were not written.";
     BUILD_INFO = Kind::Gauge, "pillion_build_info",

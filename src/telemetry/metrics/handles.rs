@@ -233,6 +233,12 @@ pub struct ReporterLedger<'a> {
     pub queued: u64,
     /// Spans that its queue can hold.
     pub capacity: u64,
+    /// Attempts to send, repeated ones included.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Panics that were caught.
+    pub panics: u64,
 }
 
 /// One reporter. The ledger is the reporter's own; it is copied here at each scrape.
@@ -240,10 +246,9 @@ pub struct ReporterLedger<'a> {
 pub struct ReporterMetrics {
     /// Time of one attempt to send, in seconds.
     pub duration: Histogram,
-    /// Attempts to send, by result.
-    pub batches: CounterSet<Outcome>,
-    /// Batches sent again.
-    pub retries: Counter,
+    attempts: Counter,
+    failures: Counter,
+    panics: Counter,
     accepted: Counter,
     exported: Counter,
     dropped: CounterTable,
@@ -256,6 +261,9 @@ impl ReporterMetrics {
     pub fn publish_ledger(&self, ledger: &ReporterLedger<'_>) {
         self.accepted.absolute(ledger.accepted);
         self.exported.absolute(ledger.exported);
+        self.attempts.absolute(ledger.attempts);
+        self.failures.absolute(ledger.failures);
+        self.panics.absolute(ledger.panics);
         let mut other = 0;
         for (reason, count) in ledger.dropped {
             if self.dropped.names.contains(reason) {
@@ -380,6 +388,8 @@ pub struct LogMetrics {
     pub messages: CounterSet<LogLevel>,
     /// Not written because they repeat.
     pub suppressed: Counter,
+    /// Not written because standard error did not take them in time.
+    pub lost: Counter,
 }
 
 impl Metrics {
@@ -457,8 +467,9 @@ impl Metrics {
         let labels = [("reporter", name)];
         ReporterMetrics {
             duration: self.histogram(&families::REPORTER_DURATION, &labels),
-            batches: CounterSet::new(self, &families::REPORTER_BATCHES, &labels),
-            retries: self.counter(&families::REPORTER_RETRIES, &labels),
+            attempts: self.counter(&families::REPORTER_ATTEMPTS, &labels),
+            failures: self.counter(&families::REPORTER_FAILURES, &labels),
+            panics: self.counter(&families::REPORTER_PANICS, &labels),
             accepted: self.counter(&families::REPORTER_ACCEPTED, &labels),
             exported: self.counter(&families::REPORTER_EXPORTED, &labels),
             dropped: CounterTable::new(
@@ -540,6 +551,7 @@ impl Metrics {
         LogMetrics {
             messages: CounterSet::new(self, &families::LOG_MESSAGES, &[]),
             suppressed: self.counter(&families::LOG_SUPPRESSED, &[]),
+            lost: self.counter(&families::LOG_LOST, &[]),
         }
     }
 

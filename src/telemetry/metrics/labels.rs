@@ -257,8 +257,10 @@ label! {
         Tls = "tls",
         /// None of those: forwarded without being understood.
         Opaque = "opaque",
-        /// No byte came in time.
+        /// Nothing was decided in time.
         Timeout = "timeout",
+        /// Closed without a byte.
+        Closed = "closed",
     }
 }
 

@@ -287,6 +287,9 @@ fn ledgers_are_published_as_they_stand() {
             dropped: &[("queue_full", full), ("unheard_of", 2)],
             queued: 3,
             capacity: 100,
+            attempts: 6,
+            failures: 1,
+            panics: 0,
         });
     };
     publish(10, 1);
