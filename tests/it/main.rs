@@ -7,3 +7,5 @@
 )]
 
 mod layers;
+mod remote_sampling;
+mod support;
