@@ -22,7 +22,7 @@ use crate::model::TraceId;
 use crate::net::client::Client;
 
 pub use per_operation::PerOperation;
-pub use poller::{PollError, Poller, Status, StatusSnapshot};
+pub use poller::{PollError, PollOutcome, Poller, Status, StatusSnapshot};
 pub use rate::{Probability, RangeError, TracesPerSecond};
 pub use strategy::{OperationRates, Strategy, StrategyError, parse_strategy};
 

@@ -5,6 +5,7 @@
 //! blindly for a minute.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -27,6 +28,7 @@ use crate::net::client::Client;
 use crate::net::client::ClientError;
 use crate::sampling::Parts;
 use crate::sampling::Sampler;
+use crate::sampling::Strategy;
 use crate::sampling::StrategyError;
 use crate::sampling::parse_strategy;
 use crate::sampling::remote::Config;
@@ -50,7 +52,22 @@ pub struct Poller {
     status: Arc<Status>,
     random: fastrand::Rng,
     failures: u32,
+    observer: Observer,
 }
+
+/// What came of one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollOutcome {
+    /// A strategy was taken over, changed or not.
+    Updated,
+    /// The answer was no valid strategy.
+    Nonsense,
+    /// No usable answer: no connection, time-out, status, size.
+    Failed,
+}
+
+struct Observer(Box<Observe>);
+type Observe = dyn Fn(PollOutcome, &Status) + Send + Sync;
 
 /// What the poller has done so far and what is in force. Shared with metrics and admin pages.
 #[derive(Debug)]
@@ -111,7 +128,17 @@ impl Poller {
             }),
             random: fastrand::Rng::new(),
             failures: 0,
+            observer: Observer(Box::new(|_, _| {})),
         }
+    }
+
+    /// Calls this after each question, on the task that polls. Replaces an earlier observer.
+    pub fn observed_by(
+        mut self,
+        observer: impl Fn(PollOutcome, &Status) + Send + Sync + 'static,
+    ) -> Self {
+        self.observer = Observer(Box::new(observer));
+        self
     }
 
     /// The handle for metrics and admin pages; outlives the task.
@@ -163,16 +190,18 @@ impl Poller {
     }
 
     fn take(&mut self, answer: Result<Response<Bytes>, PollError>, now: Instant) {
-        let result = self.status.take(answer, now);
-        let Err(error) = result else {
+        let outcome = self.status.take(answer, now);
+        (self.observer.0)(outcome, &self.status);
+        if outcome == PollOutcome::Updated {
             self.failures = 0;
             return;
-        };
+        }
         self.failures = self.failures.saturating_add(1);
         // The first failure and then ever fewer, so that a long outage does not fill the log.
         if self.failures.is_power_of_two() {
+            let counts = self.status.counts.lock();
             warn!(
-                error,
+                error = counts.last_error,
                 endpoint = %self.target,
                 failures = self.failures,
                 "no new sampling strategy, the last one stays"
@@ -203,8 +232,8 @@ impl Status {
         }
     }
 
-    /// Takes over an answer and counts it; an error comes back as text with its causes.
-    fn take(&self, answer: Result<Response<Bytes>, PollError>, now: Instant) -> Result<(), String> {
+    /// Takes over an answer and counts it.
+    fn take(&self, answer: Result<Response<Bytes>, PollError>, now: Instant) -> PollOutcome {
         let strategy = answer.and_then(|answer| {
             if !answer.status().is_success() {
                 return Err(PollError::Refused(answer.status()));
@@ -212,35 +241,42 @@ impl Status {
             parse_strategy(answer.body()).map_err(PollError::Strategy)
         });
         if let Ok(strategy) = &strategy {
-            let before = self.remote.description();
-            self.remote.apply(strategy, now);
-            let after = self.remote.description();
-            if after != before {
-                info!(strategy = after, "sampling strategy changed");
-            }
+            self.apply(strategy, now);
         }
         let mut counts = self.counts.lock();
+        counts.last_error = strategy.as_ref().err().map(|error| with_causes(error));
         match strategy {
             Ok(_) => {
                 counts.queries_ok += 1;
                 counts.updates_ok += 1;
                 counts.last_success = Some(now);
-                counts.last_error = None;
-                Ok(())
+                PollOutcome::Updated
             }
-            Err(error) => {
-                match error {
-                    PollError::Strategy(_) => {
-                        counts.queries_ok += 1;
-                        counts.updates_err += 1;
-                    }
-                    _ => counts.queries_err += 1,
-                }
-                let text = with_causes(&error);
-                counts.last_error = Some(text.clone());
-                Err(text)
+            Err(PollError::Strategy(_)) => {
+                counts.queries_ok += 1;
+                counts.updates_err += 1;
+                PollOutcome::Nonsense
+            }
+            Err(_) => {
+                counts.queries_err += 1;
+                PollOutcome::Failed
             }
         }
+    }
+
+    fn apply(&self, strategy: &Strategy, now: Instant) {
+        let before = self.remote.description();
+        self.remote.apply(strategy, now);
+        let after = self.remote.description();
+        if after != before {
+            info!(strategy = after, "sampling strategy changed");
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
     }
 }
 

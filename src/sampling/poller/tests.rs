@@ -1,3 +1,5 @@
+//! Scripted backends: what is asked when, what each answer changes, what each failure leaves alone.
+
 use std::sync::Mutex as StdMutex;
 
 use tokio::io::AsyncReadExt;
@@ -202,6 +204,40 @@ async fn another_kind_replaces_the_sampler_and_the_same_kind_keeps_its_credits()
         poller.take(answer(200, body).map_err(PollError::Exchange), now);
         assert_eq!(sampled(), expected, "{why}");
     }
+}
+
+#[test]
+fn an_observer_hears_of_every_outcome_with_the_state_after_it() {
+    let heard = Arc::new(StdMutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let mut poller = poller(config("60s")).observed_by(move |outcome, status| {
+        ears.lock()
+            .unwrap()
+            .push((outcome, status.snapshot().strategy));
+    });
+    let now = Instant::now();
+    for reply in [
+        unreachable_backend(),
+        answer(200, ALL),
+        answer(200, NONSENSE),
+        answer(503, ""),
+    ] {
+        poller.take(reply.map_err(PollError::Exchange), now);
+    }
+    let heard = heard.lock().unwrap();
+    let heard: Vec<_> = heard
+        .iter()
+        .map(|(outcome, strategy)| (*outcome, strategy.as_str()))
+        .collect();
+    assert_eq!(
+        heard,
+        [
+            (PollOutcome::Failed, "probabilistic 0.001"),
+            (PollOutcome::Updated, "probabilistic 1"),
+            (PollOutcome::Nonsense, "probabilistic 1"),
+            (PollOutcome::Failed, "probabilistic 1"),
+        ]
+    );
 }
 
 #[test]
