@@ -8,3 +8,5 @@
 
 mod layers;
 mod tls;
+mod remote_sampling;
+mod support;
