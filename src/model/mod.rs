@@ -5,11 +5,13 @@
 
 mod context;
 mod id;
+mod secret;
 mod span;
 mod units;
 
 pub use context::{Baggage, BaggageItem, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
+pub use secret::Secret;
 pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};
 pub use units::{ByteSize, HumanDuration};
 
