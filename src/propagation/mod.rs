@@ -1,40 +1,108 @@
 //! Trace context in HTTP headers: one wire form per file, one table of them, one ordered reader and writer.
 //!
 //! Adding a format is one new file and two neighbouring lines here. Knows nothing of sockets, clocks or configuration
-//! files; rules come from the field sheets of each format, named in its file.
+//! files; rules come from the field sheets of each format, named in its file. Whom to trust is the tracer's business.
 
 use http::HeaderMap;
+use http::HeaderName;
 
 use crate::model::Baggage;
+use crate::model::BaggageItem;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::Text;
 
-/// One wire form of trace context.
+mod b3;
+mod b3multi;
+mod baggage;
+mod config;
+mod items;
+mod jaeger;
+mod propagator;
+mod tracecontext;
+mod wire;
+
+pub use config::{Config, Name, UnknownFormat};
+pub use items::Items;
+pub use propagator::{Extraction, FormatList, Propagator};
+
+/// Every format there is, in the order in which reference pages list them. At most 32.
+pub static FORMATS: &[&dyn Format] = &[
+    &tracecontext::TraceContext,
+    &baggage::W3cBaggage,
+    &b3::B3,
+    &b3multi::B3Multi,
+    &jaeger::Jaeger,
+];
+
+/// One wire form of trace context, of baggage, or of both.
 pub trait Format: Sync {
     /// The name used in configuration, metrics and `OTEL_PROPAGATORS`.
     fn name(&self) -> &'static str;
 
-    /// Reads what this format's headers say. `Ok(None)`: none of its headers is present.
+    /// Every header this format reads, except those under [`Format::prefixes`].
+    fn reads(&self) -> &'static [&'static HeaderName];
+
+    /// Lower-case beginnings of header names that belong to this format (`uberctx-`).
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The headers [`Format::inject`] replaces or removes.
+    fn writes(&self) -> &'static [&'static HeaderName];
+
+    /// Headers that readers of this format read too, and that are stale once it is written: the other form of B3.
+    /// The propagator removes them unless another chosen format writes them.
+    fn companions(&self) -> &'static [&'static HeaderName] {
+        &[]
+    }
+
+    /// Reads ids or a decision. `Ok(None)`: the headers that carry them are absent.
     ///
     /// # Errors
     /// Headers are present but malformed; the caller counts it and tries the next format.
-    fn extract(&self, headers: &HeaderMap) -> Result<Option<Extracted>, ExtractError>;
+    fn extract(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError>;
 
-    /// Writes the context, replacing every header of this format that is already there.
+    /// Reads the baggage in this format's own headers into `items`; items that are malformed or beyond the limits are left out.
+    ///
+    /// # Errors
+    /// Something was malformed; the good items are in `items` all the same.
+    fn baggage(&self, _headers: &HeaderMap, _items: &mut Items) -> Result<(), ExtractError> {
+        Ok(())
+    }
+
+    /// Reads a request for a forced trace that names its reason (`jaeger-debug-id`), at most 256 bytes of it.
+    fn debug_id(&self, _headers: &HeaderMap) -> Option<Text> {
+        None
+    }
+
+    /// Writes ids and decision, replacing every header of [`Format::writes`]. `Defer` is written as absent where the
+    /// format has a word for it, else as not sampled: decide first.
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap);
+
+    /// Writes the items that `headers` lack; what is already there stays byte for byte.
+    fn inject_baggage(&self, _items: &[BaggageItem], _headers: &mut HeaderMap) {}
 }
 
-/// What one format's headers said. Every part may be absent by itself.
+/// What one format's headers say about the trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The caller's span. Its baggage is empty here: [`Format::baggage`] reads it.
+    Parent(SpanContext),
+    /// A decision without ids (`b3: 0`): binding for the trace that starts here.
+    Decision(SamplingState),
+}
+
+/// What all the headers said. Every part may be absent by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extracted {
-    /// The caller's span: ids, state, trace state. `None` when the headers carry no ids.
+    /// The caller's span: ids, state, trace state, baggage. `None` when no header carries valid ids.
     pub parent: Option<SpanContext>,
-    /// A decision without ids (`b3: 0`): binding for the trace that starts here.
+    /// A decision without ids, binding for the trace that starts here; `None` beside a parent. `Debug` beside a debug id.
     pub decision: Option<SamplingState>,
-    /// Jaeger's `jaeger-debug-id`: forces a debug root and is recorded on it.
+    /// Jaeger's `jaeger-debug-id`: forces a debug root and is recorded on it. `None` beside a parent.
     pub debug_id: Option<Text>,
-    /// Baggage that comes even without a parent.
+    /// Baggage, which comes even without a parent; with one, the same list as `parent.baggage`.
     pub baggage: Baggage,
 }
 
@@ -44,4 +112,23 @@ pub enum ExtractError {
     /// The header breaks its format's grammar; names the part.
     #[error("malformed {0}")]
     Malformed(&'static str),
+}
+
+/// The format of this name.
+pub fn format(name: &str) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|format| format.name() == name)
+}
+
+/// True for the headers of any format here, chosen or not: ids, decisions, trace state, baggage.
+pub fn is_trace_header(name: &HeaderName) -> bool {
+    FORMATS.iter().any(|format| owns(*format, name))
+}
+
+/// True when the header belongs to the format.
+fn owns(format: &dyn Format, name: &HeaderName) -> bool {
+    format.reads().contains(&name)
+        || format
+            .prefixes()
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
 }

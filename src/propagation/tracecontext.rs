@@ -1,0 +1,171 @@
+//! W3C Trace Context, Level 1 and Level 2: `traceparent` and `tracestate`.
+//!
+//! `traceparent: 00-{32 lower hex}-{16 lower hex}-{2 lower hex}`; flag 0x01 sampled, flag 0x02 random (Level 2). A list in
+//! `tracestate` that breaks any rule is discarded as a whole and never invalidates `traceparent`. Pillion adds no
+//! entry of its own. Source: W3C Trace Context, sections "traceparent Header", "tracestate Header", "Processing Model".
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+
+use crate::model::SamplingState;
+use crate::model::SpanContext;
+use crate::model::TraceState;
+use crate::propagation::ExtractError;
+use crate::propagation::Format;
+use crate::propagation::Found;
+use crate::propagation::wire;
+use crate::propagation::wire::Line;
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static BOTH: [&HeaderName; 2] = [&TRACEPARENT, &TRACESTATE];
+
+const SAMPLED: u8 = 0x01;
+const RANDOM: u8 = 0x02;
+
+/// The length of version 00, and the least of later versions.
+const LEN: usize = 55;
+/// Later versions may be longer; nobody needs this much.
+const MAX_LEN: usize = 512;
+
+/// The format `tracecontext`.
+pub(super) struct TraceContext;
+
+impl Format for TraceContext {
+    fn name(&self) -> &'static str {
+        "tracecontext"
+    }
+
+    fn reads(&self) -> &'static [&'static HeaderName] {
+        &BOTH
+    }
+
+    fn writes(&self) -> &'static [&'static HeaderName] {
+        &BOTH
+    }
+
+    /// A `tracestate` without a valid `traceparent` says nothing: [`Format::inject`] removes it.
+    fn extract(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+        let Some(value) = wire::single(&TRACEPARENT, MAX_LEN, headers)? else {
+            return Ok(None);
+        };
+        let mut context = parse(value).ok_or(ExtractError::Malformed("traceparent"))?;
+        context.trace_state = read_tracestate(headers);
+        Ok(Some(Found::Parent(context)))
+    }
+
+    fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
+        let sampled = if context.state.is_sampled() {
+            SAMPLED
+        } else {
+            0
+        };
+        let random = if context.random { RANDOM } else { 0 };
+        Line::new()
+            .push(b"00-")
+            .push(context.trace_id.hex().as_bytes())
+            .push(b"-")
+            .push(context.span_id.hex().as_bytes())
+            .push(b"-0")
+            .push(&[b'0' + (sampled | random)])
+            .put(&TRACEPARENT, headers);
+        write_tracestate(context.trace_state.as_str(), headers);
+    }
+}
+
+fn parse(value: &[u8]) -> Option<SpanContext> {
+    let (fields, rest) = value.split_at_checked(LEN)?;
+    let [version] = wire::lower_hex(&fields[..2])?;
+    let ends_well = match version {
+        0x00 => rest.is_empty(),
+        0xff => false,
+        _ => rest.is_empty() || rest[0] == b'-',
+    };
+    if !ends_well || fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
+        return None;
+    }
+    let [flags] = wire::lower_hex(&fields[53..])?;
+    let state = if flags & SAMPLED != 0 {
+        SamplingState::Accept
+    } else {
+        SamplingState::Reject
+    };
+    let mut context = wire::context(
+        wire::trace_id(&fields[3..35])?,
+        wire::span_id(&fields[36..52])?,
+        state,
+    );
+    // What the other bits of later versions mean is unknown.
+    context.random = version == 0 && flags & RANDOM != 0;
+    Some(context)
+}
+
+/// The most members in a list.
+const MAX_MEMBERS: usize = 32;
+/// 32 members of the longest key and value, with blanks to spare.
+const MAX_TRACESTATE: usize = 20 * 1024;
+
+/// Joins and checks the list; anything wrong with any member discards all of it.
+fn read_tracestate(headers: &HeaderMap) -> TraceState {
+    let values = headers.get_all(&TRACESTATE);
+    let total: usize = values.iter().map(HeaderValue::len).sum();
+    if total == 0 || total > MAX_TRACESTATE {
+        return TraceState::default();
+    }
+    let mut n_members = 0;
+    let mut list = String::new();
+    for member in values
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    {
+        let member = member.trim_ascii();
+        if member.is_empty() {
+            continue;
+        }
+        n_members += 1;
+        let Some(member) = checked_member(member).filter(|_| n_members <= MAX_MEMBERS) else {
+            return TraceState::default();
+        };
+        if list.is_empty() {
+            list.reserve_exact(total);
+        } else {
+            list.push(',');
+        }
+        list.push_str(member);
+    }
+    TraceState((!list.is_empty()).then(|| Arc::from(list)))
+}
+
+/// The member as text when its key and value keep Level 2's rules. Blanks around it are gone already.
+fn checked_member(member: &[u8]) -> Option<&str> {
+    let equals = member.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = (&member[..equals], &member[equals + 1..]);
+    let is_key_char = |byte: &u8| is_key_start(*byte) || b"_-*/@".contains(byte);
+    let is_value_char = |byte: &u8| matches!(byte, 0x20..=0x7e) && *byte != b'=';
+    let is_good = key.first().copied().is_some_and(is_key_start)
+        && key.len() <= 256
+        && key.iter().all(is_key_char)
+        && (1..=256).contains(&value.len())
+        && value.iter().all(is_value_char);
+    std::str::from_utf8(member).ok().filter(|_| is_good)
+}
+
+fn is_key_start(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+fn write_tracestate(list: &str, headers: &mut HeaderMap) {
+    let mut present = headers.get_all(&TRACESTATE).iter();
+    let is_there = present.next().is_some_and(|value| value == list) && present.next().is_none();
+    if is_there && !list.is_empty() {
+        return;
+    }
+    if list.is_empty() {
+        headers.remove(&TRACESTATE);
+    } else {
+        wire::put(&TRACESTATE, list.as_bytes(), headers);
+    }
+}
