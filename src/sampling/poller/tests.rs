@@ -28,6 +28,8 @@ fn config(interval: &str) -> Config {
     }
 }
 
+type Answer = fn() -> Result<Response<Bytes>, ClientError>;
+
 fn answer(status: u16, body: &'static str) -> Result<Response<Bytes>, ClientError> {
     let response = Response::builder().status(status);
     Ok(response.body(Bytes::from_static(body.as_bytes())).unwrap())
@@ -38,11 +40,7 @@ fn unreachable_backend() -> Result<Response<Bytes>, ClientError> {
 }
 
 /// Runs a poller against a script of answers (the last one repeats) for some virtual time; returns when it asked.
-async fn play(
-    mut poller: Poller,
-    script: Vec<fn() -> Result<Response<Bytes>, ClientError>>,
-    time: Duration,
-) -> Vec<Duration> {
+async fn play(mut poller: Poller, script: Vec<Answer>, time: Duration) -> Vec<Duration> {
     poller.random = fastrand::Rng::with_seed(7);
     let asked = StdMutex::new(Vec::new());
     let start = TokioInstant::now();
@@ -96,7 +94,7 @@ async fn asks_at_once_and_then_at_jittered_intervals() {
 
 #[tokio::test(start_paused = true)]
 async fn any_failure_keeps_the_last_good_strategy_and_is_counted() {
-    let failures: [(fn() -> Result<Response<Bytes>, ClientError>, bool, &str); 6] = [
+    let failures: [(Answer, bool, &str); 6] = [
         (
             unreachable_backend,
             true,
@@ -153,7 +151,7 @@ async fn any_failure_keeps_the_last_good_strategy_and_is_counted() {
 async fn a_backend_that_starts_later_is_found_soon() {
     let poller = poller(config("60s"));
     let status = poller.status();
-    let script: Vec<fn() -> _> = vec![
+    let script: Vec<Answer> = vec![
         unreachable_backend,
         unreachable_backend,
         || answer(200, NONSENSE),
