@@ -1,3 +1,5 @@
+//! Scripted backends: what is asked when, what each answer changes, what each failure leaves alone.
+
 use std::sync::Mutex as StdMutex;
 
 use tokio::io::AsyncReadExt;

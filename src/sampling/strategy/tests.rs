@@ -1,3 +1,5 @@
+//! Every answer that servers give, what protobuf allows besides, and what is refused.
+
 use proptest::prelude::any;
 use proptest::prelude::prop;
 use proptest::proptest;
