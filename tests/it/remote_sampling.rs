@@ -197,7 +197,7 @@ async fn a_backend_that_dies_leaves_its_last_strategy_in_force() {
 
 #[tokio::test]
 async fn adaptive_sampling_learns_from_root_spans_and_is_followed() {
-    let Some(jaeger) = Jaeger::start(Sampling::Adaptive).await else {
+    let Some(mut jaeger) = Jaeger::start(Sampling::Adaptive).await else {
         return;
     };
     let following = Following::start(jaeger.sampling_url());
@@ -212,21 +212,23 @@ async fn adaptive_sampling_learns_from_root_spans_and_is_followed() {
     // Far more than the target of one sample a second, so that the probability must fall.
     let deadline = Instant::now() + LIMIT;
     let learned = loop {
-        report_roots(&jaeger, "GET /cart", 100).await;
+        report_roots(&jaeger, "GET /cart", 2000).await;
+        while jaeger
+            .metric("adaptive_sampling_processor_operations_calculated")
+            .await
+            < 1.0
+        {
+            assert!(Instant::now() < deadline, "computes nothing");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        jaeger.restart().await;
         let strategy = jaeger.strategy(SERVICE).await;
         let listed = strategy["operationSampling"]["perOperationStrategies"][0].clone();
-        if listed["probabilisticSampling"]["samplingRate"]
-            .as_f64()
-            .is_some_and(|rate| rate < 0.4)
-        {
+        let rate = listed["probabilisticSampling"]["samplingRate"].as_f64();
+        if rate.is_some_and(|rate| rate < 0.4) {
             break listed;
         }
-        assert!(
-            Instant::now() < deadline,
-            "still {strategy}\n{}",
-            jaeger.log()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(Instant::now() < deadline, "still {strategy}");
     };
     assert_eq!(learned["operation"], "GET /cart");
     following.one_poll().await;

@@ -31,13 +31,15 @@ const ATTEMPTS: usize = 4;
 pub(crate) enum Sampling {
     /// A strategies file with this content, reread ten times a second.
     File(Value),
-    /// Adaptive: computed once a second from the root spans received.
+    /// Adaptive: computed once a second from the root spans received and kept on disk. A Jaeger that is alone, and so
+    /// the leader of its election, serves what it has computed only after a restart.
     Adaptive,
 }
 
 /// A running Jaeger. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Jaeger {
+    binary: PathBuf,
     process: Child,
     dir: TempDir,
     pub(crate) ports: Ports,
@@ -86,30 +88,36 @@ impl Jaeger {
     fn spawn(binary: &Path, sampling: &Sampling) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = Ports::free();
-        let strategies = dir.path().join("strategies.json");
         if let Sampling::File(content) = sampling {
-            std::fs::write(&strategies, content.to_string()).unwrap();
+            std::fs::write(dir.path().join("strategies.json"), content.to_string()).unwrap();
         }
-        let config = dir.path().join("config.yaml");
         // JSON is YAML.
-        std::fs::write(
-            &config,
-            configuration(&ports, sampling, &strategies).to_string(),
-        )
-        .unwrap();
-        let log = File::create(dir.path().join("log")).unwrap();
-        let process = Command::new(binary)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let config = configuration(&ports, sampling, dir.path()).to_string();
+        std::fs::write(dir.path().join("config.yaml"), config).unwrap();
         Self {
-            process,
+            process: run(binary, dir.path()),
+            binary: binary.to_owned(),
             dir,
             ports,
+        }
+    }
+
+    /// Asks the process to stop, waits for it and starts it again on the same ports with the same files.
+    pub(crate) async fn restart(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + START_LIMIT;
+        while self.process.try_wait().unwrap().is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "does not stop\n{}",
+                tail(&self.log())
+            );
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.process = run(&self.binary, self.dir.path());
+        if let Err(why) = self.wait_until_ready().await {
+            panic!("{why}\n{}", tail(&self.log()));
         }
     }
 
@@ -214,7 +222,17 @@ impl Jaeger {
         }
     }
 
-    /// Ends the process now and waits until its ports are closed.
+    /// One of Jaeger's own metrics, summed over its series; 0 when there is none.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let answer = http::get(self.ports.metrics, "/metrics").await.unwrap();
+        String::from_utf8_lossy(&answer.body)
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Ends the process now and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -283,19 +301,44 @@ impl Ports {
     }
 }
 
-fn configuration(ports: &Ports, sampling: &Sampling, strategies: &Path) -> Value {
+fn run(binary: &Path, dir: &Path) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    Command::new(binary)
+        .arg("--config")
+        .arg(dir.join("config.yaml"))
+        // Otherwise it reports its own queries to the default port.
+        .env("OTEL_TRACES_SAMPLER", "always_off")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
+}
+
+fn configuration(ports: &Ports, sampling: &Sampling, dir: &Path) -> Value {
     let at = |port: u16| json!({ "endpoint": format!("127.0.0.1:{port}") });
+    let mut storage = json!({ "memory": { "max_traces": 100_000 } });
     let mut processors = json!({ "batch": { "timeout": "50ms" } });
     let mut remote_sampling =
         json!({ "http": at(ports.sampling_http), "grpc": at(ports.sampling_grpc) });
     match sampling {
         Sampling::File(_) => {
-            remote_sampling["file"] = json!({ "path": strategies, "reload_interval": "100ms" });
+            remote_sampling["file"] =
+                json!({ "path": dir.join("strategies.json"), "reload_interval": "100ms" });
         }
         Sampling::Adaptive => {
+            storage = json!({ "badger": {
+                "ephemeral": false,
+                "consistency": true,
+                "directories": { "keys": dir.join("keys"), "values": dir.join("values") },
+            }});
             processors["adaptive_sampling"] = json!({});
             remote_sampling["adaptive"] = json!({
-                "sampling_store": "memory",
+                "sampling_store": "store",
                 "initial_sampling_probability": 0.5,
                 "min_samples_per_second": 0.1,
                 "calculation_interval": "1s",
@@ -328,11 +371,11 @@ fn configuration(ports: &Ports, sampling: &Sampling, strategies: &Path) -> Value
         "extensions": {
             "healthcheckv2": { "use_v2": true, "http": at(ports.health) },
             "jaeger_query": {
-                "storage": { "traces": "memory" },
+                "storage": { "traces": "store" },
                 "http": at(ports.query_http),
                 "grpc": at(ports.query_grpc),
             },
-            "jaeger_storage": { "backends": { "memory": { "memory": { "max_traces": 100_000 } } } },
+            "jaeger_storage": { "backends": { "store": storage } },
             "remote_sampling": remote_sampling,
         },
         "receivers": {
@@ -346,7 +389,7 @@ fn configuration(ports: &Ports, sampling: &Sampling, strategies: &Path) -> Value
             "zipkin": at(ports.zipkin),
         },
         "processors": processors,
-        "exporters": { "jaeger_storage_exporter": { "trace_storage": "memory" } },
+        "exporters": { "jaeger_storage_exporter": { "trace_storage": "store" } },
     })
 }
 
@@ -378,4 +421,43 @@ pub(crate) fn tools() -> Option<PathBuf> {
 fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+#[tokio::test]
+async fn a_reported_trace_is_found_with_its_tags() {
+    let Some(jaeger) = Jaeger::start(Sampling::File(json!({}))).await else {
+        return;
+    };
+    let trace_id = format!("{:032x}", 0xabc);
+    let tag_sent = json!({ "key": "cart.size", "value": { "intValue": "3" } });
+    let name = json!({ "key": "service.name", "value": { "stringValue": "shop" } });
+    let body = json!({ "resourceSpans": [{
+        "resource": { "attributes": [name] },
+        "scopeSpans": [{ "spans": [{
+            "traceId": trace_id, "spanId": "00000000000000ab", "name": "GET /cart", "kind": 2,
+            "startTimeUnixNano": "1700000000000000000", "endTimeUnixNano": "1700000000001000000",
+            "attributes": [tag_sent],
+        }]}],
+    }]});
+    let body = body.to_string();
+    let sent = http::post(
+        jaeger.ports.otlp_http,
+        "/v1/traces",
+        "application/json",
+        body.as_bytes(),
+    )
+    .await;
+    assert_eq!(sent.unwrap().status, 200);
+
+    let trace = jaeger
+        .wait_for_trace(&trace_id, 1, Duration::from_secs(10))
+        .await;
+    let [span] = spans(&trace) else {
+        panic!("{trace}");
+    };
+    assert_eq!(span["operationName"], "GET /cart");
+    assert_eq!(*tag(span, "cart.size"), json!(3));
+    assert_eq!(*tag(span, "absent"), Value::Null);
+    assert_eq!(jaeger.services().await, ["shop"]);
+    assert_eq!(jaeger.trace(&"b".repeat(32)).await, None);
 }
