@@ -76,10 +76,19 @@ impl InFlight {
         if company {
             self.crowded.fetch_max(sequence, Ordering::AcqRel);
         }
-        let inbound = Arc::new(Inbound { context, request_id, sequence, arrived_in_company: company });
+        let inbound = Arc::new(Inbound {
+            context,
+            request_id,
+            sequence,
+            arrived_in_company: company,
+        });
         let shard = worker % self.shards.len();
         self.shards[shard].lock().push(inbound.clone());
-        InboundGuard { table: self.clone(), shard, inbound }
+        InboundGuard {
+            table: self.clone(),
+            shard,
+            inbound,
+        }
     }
 
     /// How many requests are in flight.
@@ -103,7 +112,8 @@ impl InFlight {
         if !found.is_empty() || self.len() != 1 {
             return None;
         }
-        let overlapped = one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence;
+        let overlapped =
+            one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence;
         Some((one, overlapped))
     }
 
@@ -159,7 +169,10 @@ impl InboundGuard {
 impl Drop for InboundGuard {
     fn drop(&mut self) {
         let mut shard = self.table.shards[self.shard].lock();
-        if let Some(at) = shard.iter().position(|inbound| Arc::ptr_eq(inbound, &self.inbound)) {
+        if let Some(at) = shard
+            .iter()
+            .position(|inbound| Arc::ptr_eq(inbound, &self.inbound))
+        {
             shard.swap_remove(at);
         }
         drop(shard);
@@ -174,7 +187,9 @@ mod tests {
     #[test]
     fn guards_leave_the_table_as_they_found_it() {
         let table = InFlight::new(3);
-        let guards: Vec<_> = (0..9).map(|worker| table.enter(worker, None, None)).collect();
+        let guards: Vec<_> = (0..9)
+            .map(|worker| table.enter(worker, None, None))
+            .collect();
         assert_eq!(table.len(), 9);
         assert_eq!(table.oldest(3).len(), 3);
         assert_eq!(table.oldest(3)[0].sequence, 1);

@@ -44,7 +44,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { forwarded: true, exclusive: true }
+        Self {
+            forwarded: true,
+            exclusive: true,
+        }
     }
 }
 
@@ -144,7 +147,11 @@ pub fn find(
         && let Some(context) = &inbound.context
     {
         let doubtful = overlapped || in_flight.calls_in_background(destination);
-        let confidence = if doubtful { Confidence::Low } else { Confidence::High };
+        let confidence = if doubtful {
+            Confidence::Low
+        } else {
+            Confidence::High
+        };
         return asserted(context.clone(), confidence, Method::Exclusive, 1);
     }
     nothing(in_flight.oldest(MAX_LINKS), total)
@@ -156,25 +163,46 @@ fn by_request_id(in_flight: &InFlight, headers: &HeaderMap) -> Option<Found> {
     if in_flight.len() > MAX_SEARCH {
         return None;
     }
-    let same: Vec<Arc<Inbound>> = in_flight.matching(|inbound| inbound.request_id.as_ref() == Some(id));
+    let same: Vec<Arc<Inbound>> =
+        in_flight.matching(|inbound| inbound.request_id.as_ref() == Some(id));
     match same.as_slice() {
         [] => None,
         [one] => {
             let context = one.context.clone()?;
             Some(asserted(context, Confidence::High, Method::Forwarded, 1))
         }
-        several => Some(nothing(several.iter().take(MAX_LINKS).cloned().collect(), several.len())),
+        several => Some(nothing(
+            several.iter().take(MAX_LINKS).cloned().collect(),
+            several.len(),
+        )),
     }
 }
 
-fn asserted(parent: SpanContext, confidence: Confidence, method: Method, candidates: usize) -> Found {
-    Found { parent: Some(parent), method, confidence, candidates, links: Vec::new(), agreed: None }
+fn asserted(
+    parent: SpanContext,
+    confidence: Confidence,
+    method: Method,
+    candidates: usize,
+) -> Found {
+    Found {
+        parent: Some(parent),
+        method,
+        confidence,
+        candidates,
+        links: Vec::new(),
+        agreed: None,
+    }
 }
 
 fn nothing(candidates: Vec<Arc<Inbound>>, total: usize) -> Found {
-    let links: Vec<SpanContext> = candidates.iter().filter_map(|inbound| inbound.context.clone()).collect();
+    let links: Vec<SpanContext> = candidates
+        .iter()
+        .filter_map(|inbound| inbound.context.clone())
+        .collect();
     let agreed = match links.as_slice() {
-        [first, rest @ ..] if links.len() == total && rest.iter().all(|c| c.state == first.state) => {
+        [first, rest @ ..]
+            if links.len() == total && rest.iter().all(|c| c.state == first.state) =>
+        {
             Some(first.state)
         }
         _ => None,
@@ -212,7 +240,11 @@ mod tests {
     }
 
     fn enter(in_flight: &Arc<InFlight>, id: u64, request_id: Option<&'static str>) -> InboundGuard {
-        in_flight.enter(0, Some(context(id)), request_id.map(HeaderValue::from_static))
+        in_flight.enter(
+            0,
+            Some(context(id)),
+            request_id.map(HeaderValue::from_static),
+        )
     }
 
     fn request_id(value: &'static str) -> HeaderMap {
@@ -220,8 +252,16 @@ mod tests {
     }
 
     fn outcome(found: &Found) -> (Option<u64>, &'static str, &'static str, usize) {
-        let parent = found.parent.as_ref().map(|context| context.span_id.to_u64());
-        (parent, found.method.name(), found.confidence.name(), found.candidates)
+        let parent = found
+            .parent
+            .as_ref()
+            .map(|context| context.span_id.to_u64());
+        (
+            parent,
+            found.method.name(),
+            found.confidence.name(),
+            found.candidates,
+        )
     }
 
     #[test]
@@ -229,7 +269,13 @@ mod tests {
         let in_flight = InFlight::new(2);
         let _a = enter(&in_flight, 1, None);
         let _b = enter(&in_flight, 2, None);
-        let found = find(&Config::default(), &in_flight, &HeaderMap::new(), Some(&context(2)), "x");
+        let found = find(
+            &Config::default(),
+            &in_flight,
+            &HeaderMap::new(),
+            Some(&context(2)),
+            "x",
+        );
         assert_eq!(outcome(&found), (Some(2), "forwarded", "exact", 1));
     }
 
@@ -251,27 +297,50 @@ mod tests {
     #[test]
     fn exclusive_needs_exactly_one_and_doubts_overlap_and_background_work() {
         let in_flight = InFlight::new(2);
-        let call = |destination| find(&Config::default(), &in_flight, &HeaderMap::new(), None, destination);
+        let call = |destination| {
+            find(
+                &Config::default(),
+                &in_flight,
+                &HeaderMap::new(),
+                None,
+                destination,
+            )
+        };
         assert_eq!(outcome(&call("cron")), (None, "none", "none", 0));
         let a = enter(&in_flight, 1, None);
         assert_eq!(outcome(&call("db")), (Some(1), "exclusive", "high", 1));
-        assert_eq!(outcome(&call("cron")), (Some(1), "exclusive", "low", 1), "called without a request before");
+        assert_eq!(
+            outcome(&call("cron")),
+            (Some(1), "exclusive", "low", 1),
+            "called without a request before"
+        );
         let b = enter(&in_flight, 2, None);
         let found = call("db");
         assert_eq!(outcome(&found), (None, "none", "none", 2));
         assert_eq!(found.links.len(), 2);
         assert_eq!(found.agreed, Some(SamplingState::Accept));
         drop(b);
-        assert_eq!(outcome(&call("db")), (Some(1), "exclusive", "low", 1), "it overlapped with another");
+        assert_eq!(
+            outcome(&call("db")),
+            (Some(1), "exclusive", "low", 1),
+            "it overlapped with another"
+        );
         drop(a);
-        assert_eq!(outcome(&call("db")), (None, "none", "none", 0), "a finished request is never a parent");
+        assert_eq!(
+            outcome(&call("db")),
+            (None, "none", "none", 0),
+            "a finished request is never a parent"
+        );
     }
 
     #[test]
     fn a_layer_that_is_off_asserts_nothing() {
         let in_flight = InFlight::new(1);
         let _a = enter(&in_flight, 1, Some("a"));
-        let off = Config { forwarded: false, exclusive: false };
+        let off = Config {
+            forwarded: false,
+            exclusive: false,
+        };
         let found = find(&off, &in_flight, &request_id("a"), Some(&context(1)), "x");
         assert_eq!(outcome(&found), (None, "none", "none", 1));
     }

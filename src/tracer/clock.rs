@@ -21,13 +21,17 @@ impl Clock {
     /// A clock synchronised with the wall clock now.
     pub fn new() -> Self {
         let base = Instant::now();
-        Self { base, offset: AtomicI64::new(wall_nanos()) }
+        Self {
+            base,
+            offset: AtomicI64::new(wall_nanos()),
+        }
     }
 
     /// Follows the wall clock after a step or a suspend. Called every few seconds by the control thread.
     pub fn resync(&self) {
         let elapsed = i64::try_from(self.base.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        self.offset.store(wall_nanos().saturating_sub(elapsed), Ordering::Relaxed);
+        self.offset
+            .store(wall_nanos().saturating_sub(elapsed), Ordering::Relaxed);
     }
 
     /// Both edges of a span, converted with one offset. `end` is never before `start`.
@@ -51,7 +55,8 @@ impl Default for Clock {
 }
 
 fn at(offset: i64, base: Instant, instant: Instant) -> Timestamp {
-    let since = i64::try_from(instant.saturating_duration_since(base).as_nanos()).unwrap_or(i64::MAX);
+    let since =
+        i64::try_from(instant.saturating_duration_since(base).as_nanos()).unwrap_or(i64::MAX);
     Timestamp(u64::try_from(offset.saturating_add(since)).unwrap_or(0))
 }
 
@@ -59,7 +64,9 @@ fn at(offset: i64, base: Instant, instant: Instant) -> Timestamp {
 fn wall_nanos() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+        .map_or(0, |since| {
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        })
 }
 
 #[cfg(test)]

@@ -97,7 +97,10 @@ impl Conventions {
             constants: config
                 .attributes
                 .iter()
-                .map(|(key, value)| Attribute { key: Text::new(key), value: Value::Str(Text::new(value)) })
+                .map(|(key, value)| Attribute {
+                    key: Text::new(key),
+                    value: Value::Str(Text::new(value)),
+                })
                 .collect(),
             ignore_user_agents: config.ignore_user_agents.clone(),
             ignore_paths: config.ignore_paths.clone(),
@@ -110,26 +113,46 @@ impl Conventions {
     pub fn ignores(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let by_agent = !self.ignore_user_agents.is_empty()
             && headers.get(header::USER_AGENT).is_some_and(|agent| {
-                self.ignore_user_agents.iter().any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
+                self.ignore_user_agents
+                    .iter()
+                    .any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
             });
         by_agent || self.ignore_paths.iter().any(|path| path == uri.path())
     }
 
     /// The low-cardinality name of a request.
-    pub fn operation(&self, kind: Kind, method: &Method, uri: &Uri, headers: &HeaderMap) -> Operation {
+    pub fn operation(
+        &self,
+        kind: Kind,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Operation {
         let word = known_method(method);
         if is_grpc(headers) {
             if let Some(rpc_method) = self.rpc_name(uri.path()) {
-                return Operation { name: rpc_method.clone(), route: None, rpc_method: Some(rpc_method) };
+                return Operation {
+                    name: rpc_method.clone(),
+                    route: None,
+                    rpc_method: Some(rpc_method),
+                };
             }
         }
-        let route = if kind == Kind::Server { self.routes.template(uri.path()).cloned() } else { None };
+        let route = if kind == Kind::Server {
+            self.routes.template(uri.path()).cloned()
+        } else {
+            None
+        };
         let word = if word == "_OTHER" { "HTTP" } else { word };
         let name = match &route {
             Some(template) => Text::from(format!("{word} {template}")),
             None => Text::new_static(word),
         };
-        Operation { name, route, rpc_method: None }
+        Operation {
+            name,
+            route,
+            rpc_method: None,
+        }
     }
 
     /// Attributes known when the request head has arrived.
@@ -151,10 +174,12 @@ impl Conventions {
         if word == "_OTHER" {
             span.set("http.request.method_original", self.cut(method.as_str()));
         }
-        let scheme = uri.scheme_str().map_or(connection.scheme, |scheme| match scheme {
-            "https" => "https",
-            _ => "http",
-        });
+        let scheme = uri
+            .scheme_str()
+            .map_or(connection.scheme, |scheme| match scheme {
+                "https" => "https",
+                _ => "http",
+            });
         let host = host_of(uri, headers);
         match connection.kind {
             Kind::Server => self.server_request(span, uri, headers, scheme, connection.peer),
@@ -187,7 +212,13 @@ impl Conventions {
     }
 
     /// Attributes and status known when the response head has arrived.
-    pub fn response(&self, span: &mut ActiveSpan, kind: Kind, status: StatusCode, headers: &HeaderMap) {
+    pub fn response(
+        &self,
+        span: &mut ActiveSpan,
+        kind: Kind,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
         if !span.is_recording() {
             return;
         }
@@ -201,8 +232,16 @@ impl Conventions {
 
     /// The gRPC status, from trailers or from a trailers-only response head.
     pub fn grpc_status(&self, span: &mut ActiveSpan, kind: Kind, trailers: &HeaderMap) {
-        let Some(status) = trailers.get("grpc-status") else { return };
-        let Some(code) = status.to_str().ok().and_then(|text| text.parse::<u8>().ok()) else { return };
+        let Some(status) = trailers.get("grpc-status") else {
+            return;
+        };
+        let Some(code) = status
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u8>().ok())
+        else {
+            return;
+        };
         if !span.is_recording() {
             return;
         }
@@ -231,11 +270,17 @@ impl Conventions {
         }
         span.set("url.scheme", scheme);
         if let Some(peer) = peer {
-            span.set("client.address", client_of(headers).unwrap_or_else(|| address_text(peer.ip())));
+            span.set(
+                "client.address",
+                client_of(headers).unwrap_or_else(|| address_text(peer.ip())),
+            );
             span.set("network.peer.address", address_text(peer.ip()));
             span.set("network.peer.port", i64::from(peer.port()));
         }
-        if let Some(agent) = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        if let Some(agent) = headers
+            .get(header::USER_AGENT)
+            .and_then(|agent| agent.to_str().ok())
+        {
             span.set("user_agent.original", self.cut(agent));
         }
     }
@@ -287,7 +332,10 @@ impl Conventions {
 
     /// At most `max_value_length` bytes of the text, cut at a character boundary.
     fn cut(&self, text: &str) -> Text {
-        Text::new(text.get(..text.floor_char_boundary(self.max_value_length)).unwrap_or_default())
+        Text::new(
+            text.get(..text.floor_char_boundary(self.max_value_length))
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -301,8 +349,14 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The method if it is a standard one, else `_OTHER`.
 pub fn known_method(method: &Method) -> &'static str {
-    const KNOWN: &[&str] = &["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
-    KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("_OTHER")
+    const KNOWN: &[&str] = &[
+        "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE",
+    ];
+    KNOWN
+        .iter()
+        .find(|known| **known == method.as_str())
+        .copied()
+        .unwrap_or("_OTHER")
 }
 
 /// `1.0`, `1.1`, `2`, `3`.
@@ -320,7 +374,9 @@ pub fn version_name(version: Version) -> &'static str {
 pub fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+        None => headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok()),
     }
 }
 
@@ -328,7 +384,10 @@ fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     if let Some(rest) = host.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
-        return Some((address, port.strip_prefix(':').and_then(|port| port.parse().ok())));
+        return Some((
+            address,
+            port.strip_prefix(':').and_then(|port| port.parse().ok()),
+        ));
     }
     let split = match host.split_once(':') {
         Some((address, port)) => (address, port.parse().ok()),
@@ -369,8 +428,10 @@ fn status_text(status: StatusCode) -> Text {
 fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, ConventionsError> {
     let mut wanted = Vec::with_capacity(names.len());
     for text in names {
-        let name: HeaderName =
-            text.to_ascii_lowercase().parse().map_err(|_| ConventionsError::HeaderName(text.clone()))?;
+        let name: HeaderName = text
+            .to_ascii_lowercase()
+            .parse()
+            .map_err(|_| ConventionsError::HeaderName(text.clone()))?;
         if !redact::is_credential(&name) {
             let key = Text::from(format!("{prefix}{name}"));
             wanted.push(CapturedHeader { name, key });
@@ -429,7 +490,11 @@ mod tests {
             conventions.rpc_name(&format!("/s/m{index}"));
         }
         assert_eq!(conventions.rpc_names.read().len(), MAX_RPC_NAMES);
-        assert_eq!(conventions.rpc_name("/a.B/C").as_deref(), Some("a.B/C"), "known names stay");
+        assert_eq!(
+            conventions.rpc_name("/a.B/C").as_deref(),
+            Some("a.B/C"),
+            "known names stay"
+        );
     }
 
     #[test]
@@ -440,8 +505,14 @@ mod tests {
         };
         let conventions = Conventions::new(&config).unwrap();
         assert_eq!(conventions.request_headers.len(), 1);
-        assert_eq!(conventions.request_headers[0].key, "http.request.header.x-tenant");
-        let config = Config { response_headers: vec!["not a name".into()], ..Config::default() };
+        assert_eq!(
+            conventions.request_headers[0].key,
+            "http.request.header.x-tenant"
+        );
+        let config = Config {
+            response_headers: vec!["not a name".into()],
+            ..Config::default()
+        };
         assert!(Conventions::new(&config).is_err());
     }
 }

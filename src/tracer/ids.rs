@@ -59,12 +59,25 @@ mod tests {
     fn ids_differ_between_threads_and_calls() {
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                std::thread::spawn(|| (0..1000).map(|_| (trace_id(false), span_id())).collect::<Vec<_>>())
+                std::thread::spawn(|| {
+                    (0..1000)
+                        .map(|_| (trace_id(false), span_id()))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
-        let all: Vec<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
-        assert_eq!(all.iter().map(|(t, _)| *t).collect::<HashSet<_>>().len(), 4000);
-        assert_eq!(all.iter().map(|(_, s)| *s).collect::<HashSet<_>>().len(), 4000);
+        let all: Vec<_> = threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect();
+        assert_eq!(
+            all.iter().map(|(t, _)| *t).collect::<HashSet<_>>().len(),
+            4000
+        );
+        assert_eq!(
+            all.iter().map(|(_, s)| *s).collect::<HashSet<_>>().len(),
+            4000
+        );
         assert_eq!(trace_id(true).high(), 0);
     }
 }

@@ -163,7 +163,9 @@ impl Tracer {
     ) -> ActiveSpan {
         let extracted = &extraction.extracted;
         match (&extracted.parent, policy) {
-            (Some(parent), Policy::Trust) => self.child(parent, true, Kind::Server, operation, start),
+            (Some(parent), Policy::Trust) => {
+                self.child(parent, true, Kind::Server, operation, start)
+            }
             (Some(parent), Policy::Undecided) => {
                 let mut undecided = parent.clone();
                 undecided.state = SamplingState::Defer;
@@ -174,7 +176,10 @@ impl Tracer {
                 span.link(Link {
                     trace_id: foreign.trace_id,
                     span_id: foreign.span_id,
-                    attributes: vec![Attribute::new("pillion.link.reason", "restarted_at_trust_boundary")],
+                    attributes: vec![Attribute::new(
+                        "pillion.link.reason",
+                        "restarted_at_trust_boundary",
+                    )],
                 });
                 span
             }
@@ -193,11 +198,19 @@ impl Tracer {
     }
 
     /// Starts the client span of an outbound request and labels it with how its parent was found.
-    pub fn start_client(self: &Arc<Self>, cause: &Cause, operation: Text, start: Instant) -> ActiveSpan {
+    pub fn start_client(
+        self: &Arc<Self>,
+        cause: &Cause,
+        operation: Text,
+        start: Instant,
+    ) -> ActiveSpan {
         let mut span = match &cause.parent {
             Some(parent) => self.child(parent, false, Kind::Client, operation, start),
             None => {
-                let root = Root { decision: cause.agreed, ..Root::default() };
+                let root = Root {
+                    decision: cause.agreed,
+                    ..Root::default()
+                };
                 self.root(root, Kind::Client, operation, start)
             }
         };
@@ -229,20 +242,35 @@ impl Tracer {
         operation: Text,
         start: Instant,
     ) -> ActiveSpan {
-        let mut context = SpanContext { span_id: ids::span_id(), ..parent.clone() };
+        let mut context = SpanContext {
+            span_id: ids::span_id(),
+            ..parent.clone()
+        };
         let mut decided = None;
         if parent.state == SamplingState::Defer {
             let decision = self.sampler.sample(context.trace_id, &operation, start);
             context.state = state_of(decision.sampled);
             decided = Some(decision);
         }
-        let mut span =
-            ActiveSpan::new(self.clone(), context, Some((parent.span_id, remote)), kind, operation, start);
+        let mut span = ActiveSpan::new(
+            self.clone(),
+            context,
+            Some((parent.span_id, remote)),
+            kind,
+            operation,
+            start,
+        );
         span.label_decision(decided, "parent");
         span
     }
 
-    fn root(self: &Arc<Self>, root: Root, kind: Kind, operation: Text, start: Instant) -> ActiveSpan {
+    fn root(
+        self: &Arc<Self>,
+        root: Root,
+        kind: Kind,
+        operation: Text,
+        start: Instant,
+    ) -> ActiveSpan {
         let trace_id = ids::trace_id(self.short_trace_ids);
         let mut decided = None;
         let (state, by) = match (&root.debug_id, root.decision) {
@@ -281,5 +309,9 @@ struct Root {
 }
 
 fn state_of(sampled: bool) -> SamplingState {
-    if sampled { SamplingState::Accept } else { SamplingState::Reject }
+    if sampled {
+        SamplingState::Accept
+    } else {
+        SamplingState::Reject
+    }
 }

@@ -16,8 +16,14 @@ const SIGNATURES: &[&str] = &[
     "X-Goog-Signature",
 ];
 /// Headers that are never recorded, whatever the configuration says.
-const CREDENTIAL_HEADERS: &[&str] =
-    &["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-amz-security-token"];
+const CREDENTIAL_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "x-api-key",
+    "x-amz-security-token",
+];
 const REDACTED: &str = "REDACTED";
 
 /// Which query parameters lose their values.
@@ -30,7 +36,10 @@ pub struct Redaction {
 impl Redaction {
     /// The standard list plus `extra`; `*` among them redacts every value.
     pub fn new(extra: &[String]) -> Self {
-        Self { extra: extra.to_vec(), all: extra.iter().any(|name| name == "*") }
+        Self {
+            extra: extra.to_vec(),
+            all: extra.iter().any(|name| name == "*"),
+        }
     }
 
     /// The query string (without `?`) with secret values replaced. Borrowed when nothing had to change.
@@ -56,9 +65,13 @@ impl Redaction {
     }
 
     fn is_secret(&self, pair: &str) -> bool {
-        let Some((name, value)) = pair.split_once('=') else { return false };
+        let Some((name, value)) = pair.split_once('=') else {
+            return false;
+        };
         !value.is_empty()
-            && (self.all || SIGNATURES.contains(&name) || self.extra.iter().any(|extra| extra == name))
+            && (self.all
+                || SIGNATURES.contains(&name)
+                || self.extra.iter().any(|extra| extra == name))
     }
 }
 
@@ -85,7 +98,10 @@ mod tests {
         for (query, expected) in [
             ("a=1&sig=abc&b=2", "a=1&sig=REDACTED&b=2"),
             ("token=x", "token=REDACTED"),
-            ("X-Amz-Signature=f00&X-Amz-Date=1", "X-Amz-Signature=REDACTED&X-Amz-Date=1"),
+            (
+                "X-Amz-Signature=f00&X-Amz-Date=1",
+                "X-Amz-Signature=REDACTED&X-Amz-Date=1",
+            ),
             ("SIG=abc", "SIG=abc"),
             ("sig=", "sig="),
             ("sig", "sig"),
@@ -93,7 +109,10 @@ mod tests {
         ] {
             assert_eq!(redaction.query(query), expected, "{query}");
         }
-        assert_eq!(Redaction::new(&["*".to_owned()]).query("a=1&b"), "a=REDACTED&b");
+        assert_eq!(
+            Redaction::new(&["*".to_owned()]).query("a=1&b"),
+            "a=REDACTED&b"
+        );
         assert_eq!(authority("u:p@h:1"), "REDACTED:REDACTED@h:1");
         assert_eq!(authority("h:1"), "h:1");
     }

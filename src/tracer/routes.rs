@@ -29,7 +29,10 @@ impl Routes {
         for template in templates {
             router
                 .insert(template.as_str(), Text::new(template))
-                .map_err(|source| RouteError { template: template.clone(), source })?;
+                .map_err(|source| RouteError {
+                    template: template.clone(),
+                    source,
+                })?;
         }
         Ok(Self { router })
     }
@@ -69,6 +72,11 @@ mod tests {
     #[test]
     fn conflicting_templates_are_refused() {
         let templates = ["/a/{x}", "/a/{x}"].map(str::to_owned);
-        assert!(Routes::new(&templates).unwrap_err().to_string().contains("/a/{x}"));
+        assert!(
+            Routes::new(&templates)
+                .unwrap_err()
+                .to_string()
+                .contains("/a/{x}")
+        );
     }
 }

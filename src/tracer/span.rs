@@ -54,7 +54,16 @@ impl ActiveSpan {
             recording
         });
         tracer.ledger.start(recording.is_some());
-        Self { tracer, context, parent, kind, name, start, end: None, recording }
+        Self {
+            tracer,
+            context,
+            parent,
+            kind,
+            name,
+            start,
+            end: None,
+            recording,
+        }
     }
 
     /// True when somebody will read the attributes.
@@ -74,8 +83,14 @@ impl ActiveSpan {
 
     /// Sets an attribute whose key is not static.
     pub fn set_text(&mut self, key: Text, value: Value) {
-        let Some(recording) = &mut self.recording else { return };
-        match recording.attributes.iter_mut().find(|attribute| attribute.key == key) {
+        let Some(recording) = &mut self.recording else {
+            return;
+        };
+        match recording
+            .attributes
+            .iter_mut()
+            .find(|attribute| attribute.key == key)
+        {
             Some(attribute) => attribute.value = value,
             None => recording.attributes.push(Attribute { key, value }),
         }
@@ -92,7 +107,11 @@ impl ActiveSpan {
     pub fn event(&mut self, time: Instant, name: &'static str, attributes: Vec<Attribute>) {
         let time = self.tracer.clock.timestamp(time);
         if let Some(recording) = &mut self.recording {
-            recording.events.push(Event { time, name: Text::new_static(name), attributes });
+            recording.events.push(Event {
+                time,
+                name: Text::new_static(name),
+                attributes,
+            });
         }
     }
 
@@ -105,17 +124,28 @@ impl ActiveSpan {
 
     /// Marks the span failed. `error.type` is set unless it is already.
     pub fn fail(&mut self, error_type: impl Into<Text>) {
-        let Some(recording) = &mut self.recording else { return };
+        let Some(recording) = &mut self.recording else {
+            return;
+        };
         recording.status = Status::Error(Text::default());
-        if !recording.attributes.iter().any(|attribute| attribute.key == "error.type") {
+        if !recording
+            .attributes
+            .iter()
+            .any(|attribute| attribute.key == "error.type")
+        {
             let value = Value::Str(error_type.into());
-            recording.attributes.push(Attribute { key: Text::new_static("error.type"), value });
+            recording.attributes.push(Attribute {
+                key: Text::new_static("error.type"),
+                value,
+            });
         }
     }
 
     /// True once [`ActiveSpan::fail`] was called on a recording span.
     pub fn has_failed(&self) -> bool {
-        self.recording.as_ref().is_some_and(|recording| matches!(recording.status, Status::Error(_)))
+        self.recording
+            .as_ref()
+            .is_some_and(|recording| matches!(recording.status, Status::Error(_)))
     }
 
     /// Ends the span at `end` and hands it to the reporters.
@@ -141,7 +171,9 @@ impl ActiveSpan {
 
 impl Drop for ActiveSpan {
     fn drop(&mut self) {
-        let Some(recording) = self.recording.take() else { return };
+        let Some(recording) = self.recording.take() else {
+            return;
+        };
         let end = self.end.unwrap_or_else(Instant::now);
         let (start, end) = self.tracer.clock.edges(self.start, end);
         let recording = *recording;

@@ -59,7 +59,11 @@ pub struct PeerTrust {
 
 impl Default for TrustConfig {
     fn default() -> Self {
-        Self { default: Policy::Trust, peers: Vec::new(), max_forced_per_second: 0.0 }
+        Self {
+            default: Policy::Trust,
+            peers: Vec::new(),
+            max_forced_per_second: 0.0,
+        }
     }
 }
 
@@ -148,7 +152,9 @@ impl FromStr for Cidr {
         };
         let address: IpAddr = address.parse().map_err(|_| error())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(longest), str::parse).map_err(|_| error())?;
+        let prefix = prefix
+            .map_or(Ok(longest), str::parse)
+            .map_err(|_| error())?;
         if prefix > longest {
             return Err(error());
         }
@@ -176,7 +182,9 @@ impl Serialize for Cidr {
 
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -201,9 +209,18 @@ mod tests {
         let trust = Trust::new(TrustConfig {
             default: Policy::Restart,
             peers: vec![
-                PeerTrust { cidr: "10.1.0.0/16".parse().unwrap(), policy: Policy::Ignore },
-                PeerTrust { cidr: "10.0.0.0/8".parse().unwrap(), policy: Policy::Trust },
-                PeerTrust { cidr: "fd00::/8".parse().unwrap(), policy: Policy::Trust },
+                PeerTrust {
+                    cidr: "10.1.0.0/16".parse().unwrap(),
+                    policy: Policy::Ignore,
+                },
+                PeerTrust {
+                    cidr: "10.0.0.0/8".parse().unwrap(),
+                    policy: Policy::Trust,
+                },
+                PeerTrust {
+                    cidr: "fd00::/8".parse().unwrap(),
+                    policy: Policy::Trust,
+                },
             ],
             ..TrustConfig::default()
         });
@@ -221,17 +238,28 @@ mod tests {
 
     #[test]
     fn malformed_ranges_are_refused() {
-        for (text, why) in
-            [("10.0.0.0/33", "prefix too long"), ("ten/8", "no address"), ("10.0.0.0/x", "no number"), ("", "empty")]
-        {
+        for (text, why) in [
+            ("10.0.0.0/33", "prefix too long"),
+            ("ten/8", "no address"),
+            ("10.0.0.0/x", "no number"),
+            ("", "empty"),
+        ] {
             assert!(text.parse::<Cidr>().is_err(), "{why}");
         }
-        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("1.2.3.4".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Cidr>()
+                .unwrap()
+                .contains("1.2.3.4".parse().unwrap())
+        );
     }
 
     #[test]
     fn forced_traces_are_capped() {
-        let trust = Trust::new(TrustConfig { max_forced_per_second: 2.0, ..TrustConfig::default() });
+        let trust = Trust::new(TrustConfig {
+            max_forced_per_second: 2.0,
+            ..TrustConfig::default()
+        });
         let start = Instant::now();
         let admitted = (0..10).filter(|_| trust.admit_forced(start)).count();
         assert_eq!(admitted, 2);

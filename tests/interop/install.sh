@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# Installs the real counterparts that the interop tests use: Jaeger v2, Python and Node clients, command-line tools.
+#
+# Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
+#   bin/jaeger    python/bin/python    node/node_modules    log/*.log
+# Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
+# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python node debian (default: all).
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tools=${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}
+jaeger_module=github.com/jaegertracing/jaeger
+jaeger_commit=798e4b0fcf22609e381df764a01461affd813e1e # v2.20.0
+skipped=0
+
+main() {
+  mkdir -p "$tools/bin" "$tools/log" || exit 1
+  local part
+  for part in "${@:-debian jaeger python node}"; do
+    for part in $part; do
+      case $part in
+        jaeger | python | node | debian) "install_$part" ;;
+        *) echo "unknown part: $part (jaeger, python, node, debian)" >&2; exit 2 ;;
+      esac
+    done
+  done
+  [[ $skipped = 0 || ${PILLION_TEST_REQUIRE:-} != 1 ]]
+}
+
+have() { echo "have: $*"; }
+skip() { echo "SKIP: $*"; skipped=$((skipped + 1)); }
+
+# try NAME COMMAND...: runs it with its output in log/NAME.log.
+try() {
+  local log=$tools/log/$1.log
+  shift
+  "$@" >"$log" 2>&1
+}
+
+reason() { grep -v '^[[:space:]]*$' "$tools/log/$1.log" | tail -n 1 | sed 's/^[[:space:]]*//' | cut -c 1-200; }
+
+install_jaeger() {
+  local bin=$tools/bin/jaeger
+  if [[ -x $bin ]]; then
+    have "jaeger ($(cat "$bin.version" 2>/dev/null || echo unknown version))"
+    return
+  fi
+  if ! command -v go >/dev/null; then
+    skip "jaeger: no Go toolchain"
+    return
+  fi
+  echo "building jaeger, this takes minutes"
+  if try jaeger-2.20 jaeger_by_commit; then
+    echo "v2.20.0" >"$bin.version"
+    have "jaeger v2.20.0"
+    return
+  fi
+  echo "note: jaeger v2.20.0 cannot be installed: $(reason jaeger-2.20)"
+  if try jaeger-2.13 jaeger_by_wrapper; then
+    echo "v2.13.0 (module v1.76.0)" >"$bin.version"
+    have "jaeger v2.13.0"
+    return
+  fi
+  skip "jaeger: $(reason jaeger-2.13)"
+}
+
+jaeger_by_commit() {
+  GOBIN=$tools/bin nice go install -trimpath -ldflags='-s -w' "$jaeger_module/cmd/jaeger@$jaeger_commit"
+}
+
+# The wrapper takes the checksums from the module's own go.sum (itself verified on download), because the checksum
+# database does not know every module that it needs.
+jaeger_by_wrapper() {
+  local build module_dir version
+  build=$(mktemp -d) || return
+  version=$(sed -n "s|^require $jaeger_module ||p" "$here/jaeger/go.mod")
+  cp "$here/jaeger/go.mod" "$here/jaeger/tools.go" "$build/" &&
+    module_dir=$(cd "$build" && go mod download -json "$jaeger_module@$version" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p') &&
+    install -m 644 "$module_dir/go.sum" "$build/go.sum" &&
+    (cd "$build" && GOFLAGS="${GOFLAGS:-} -mod=mod" \
+      nice go build -trimpath -ldflags='-s -w' -o "$tools/bin/jaeger" "$jaeger_module/cmd/jaeger")
+  local status=$?
+  rm -rf "$build"
+  return $status
+}
+
+install_python() {
+  local venv=$tools/python wanted=$here/python/requirements.txt
+  if cmp -s "$wanted" "$venv/installed.txt"; then
+    have "python packages"
+    return
+  fi
+  if ! command -v python3 >/dev/null; then
+    skip "python packages: no python3"
+    return
+  fi
+  if try python-venv python3 -m venv --clear "$venv" &&
+    try python "$venv/bin/python" -m pip install --no-input -r "$wanted"; then
+    cp "$wanted" "$venv/installed.txt"
+    have "python packages"
+    return
+  fi
+  [[ -x $venv/bin/pip ]] && skip "python packages: $(reason python)" || skip "python packages: $(reason python-venv)"
+}
+
+install_node() {
+  local dir=$tools/node wanted=$here/node/package.json
+  if cmp -s "$wanted" "$dir/installed.json"; then
+    have "node packages"
+    return
+  fi
+  if ! command -v npm >/dev/null; then
+    skip "node packages: no npm"
+    return
+  fi
+  mkdir -p "$dir" && cp "$wanted" "$dir/package.json"
+  if try node npm install --prefix "$dir" --no-audit --no-fund --no-package-lock --ignore-scripts; then
+    cp "$wanted" "$dir/installed.json"
+    have "node packages"
+    return
+  fi
+  skip "node packages: $(reason node)"
+}
+
+install_debian() {
+  local pair command package missing=()
+  for pair in promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium; do
+    command=${pair%%:*} package=${pair##*:}
+    if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return
+  local as_root=()
+  if [[ $(id -u) != 0 ]]; then as_root=(sudo -n); fi
+  if ! command -v apt-get >/dev/null; then
+    skip "${missing[*]}: no apt-get, install them by hand"
+  elif ! "${as_root[@]}" true 2>/dev/null; then
+    skip "${missing[*]}: not root and no sudo without a password"
+  else
+    try debian-update "${as_root[@]}" apt-get update
+    for package in "${missing[@]}"; do
+      if try "debian-$package" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$package"; then
+        have "$package"
+      else
+        skip "$package: $(reason "debian-$package")"
+      fi
+    done
+  fi
+}
+
+main "$@"

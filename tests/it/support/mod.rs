@@ -1,0 +1,7 @@
+//! What several test files share: real counterparts, helpers to reach them, the way to skip.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub(crate) mod http;
+pub(crate) mod jaeger;
+pub(crate) mod skip;
