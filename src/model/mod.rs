@@ -6,6 +6,7 @@
 mod addr;
 mod context;
 mod id;
+mod secret;
 mod span;
 mod units;
 
@@ -13,6 +14,7 @@ pub use addr::AddrError;
 pub use addr::HostPort;
 pub use context::{Baggage, BaggageItem, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
+pub use secret::Secret;
 pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};
 pub use units::{ByteSize, HumanDuration};
 

@@ -1,14 +1,348 @@
 //! The way out of finished spans: a bounded queue, batches, retries and one sender per wire, each in its file.
 //!
 //! The request path only pushes; it never waits. What cannot be kept is dropped and counted by reason. For each
-//! reporter, `accepted = exported + dropped + queued` holds at every moment.
+//! reporter, `accepted = exported + dropped + queued` holds at every moment (`ledger` says why).
+//!
+//! Adding a reporter is one new file and two neighbouring lines here: its `mod` and its row in the table.
+
+mod endpoint;
+mod ledger;
+mod post;
+mod queue;
+mod retry;
+mod run;
+mod sender;
+
+mod log;
+mod otlp;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::model::Span;
+use crate::model::Text;
+use crate::reporter::ledger::Ledger;
+use crate::reporter::queue::Queue;
+use crate::reporter::run::Runner;
+use crate::reporter::run::Warnings;
+use crate::reporter::sender::Sender;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use ledger::{Reason, Snapshot};
+pub use queue::Config as QueueConfig;
+pub use retry::Config as RetryConfig;
 
 /// Takes finished, sampled spans from the request path and fans them out to every configured reporter.
 pub trait Sink: Send + Sync {
     /// Hands a span over. Never blocks, never fails: a full queue drops the span and counts it.
     fn report(&self, span: Arc<Span>);
 }
+
+/// Hears of every send: the reporter's name, how long it took, whether the collector took the batch (or part of it).
+pub type Observe = Arc<dyn Fn(&str, Duration, bool) + Send + Sync>;
+
+/// What each kind's `Config` offers to the rest of the family.
+trait Settings {
+    /// A YAML example that tests build.
+    const EXAMPLE: &'static str;
+
+    fn queue(&self) -> &queue::Config;
+
+    /// Wires that cannot be asked twice keep the default.
+    fn retry(&self) -> retry::Config {
+        retry::Config::never()
+    }
+
+    fn sender(&self) -> Result<Box<dyn Sender>, BuildError>;
+}
+
+/// Why a reporter cannot be built from its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A header name or value that HTTP does not allow.
+    #[error("header {0:?} is not valid in HTTP")]
+    Header(String),
+    /// Settings that exclude each other or need another one.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// The client for this endpoint could not be made.
+    #[error("no client for this endpoint")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+macro_rules! reporters {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident, $module:ident;)+) => {
+        /// One reporter: its kind and that kind's settings, written `{ otlp: { endpoint: ... } }`.
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        pub enum Config {
+            $($(#[$doc])* #[serde(rename = $name)] $variant($module::Config),)+
+        }
+
+        /// Each kind's name with a YAML example of its settings.
+        pub const KINDS: &[(&str, &str)] = &[
+            $(($name, <$module::Config as Settings>::EXAMPLE),)+
+        ];
+
+        impl Config {
+            /// The kind's name.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)+ }
+            }
+
+            fn queue(&self) -> &queue::Config {
+                match self { $(Self::$variant(config) => config.queue(),)+ }
+            }
+
+            fn retry(&self) -> retry::Config {
+                match self { $(Self::$variant(config) => config.retry(),)+ }
+            }
+
+            fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
+                match self { $(Self::$variant(config) => config.sender(),)+ }
+            }
+        }
+    };
+}
+
+reporters! {
+    /// One JSON line a span on standard output or standard error.
+    "log" => Log, log;
+    /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.
+    "otlp" => Otlp, otlp;
+}
+
+impl Config {
+    /// Checks what the types alone cannot: builds the sender and drops it again.
+    ///
+    /// # Errors
+    /// [`BuildError`] names what is wrong.
+    pub fn check(&self) -> Result<(), BuildError> {
+        self.sender().map(drop)
+    }
+}
+
+/// All running reporters, and the in-process store if there is one. The request path holds it as a [`Sink`].
+///
+/// Dropping it stops the tasks without a flush; call [`Reporters::shutdown`] first.
+pub struct Reporters {
+    queues: ArcSwap<Vec<Arc<Queue>>>,
+    store: Option<Arc<dyn Sink>>,
+    observe: Option<Observe>,
+    control: Mutex<Control>,
+}
+
+/// Touched at start, reload, shutdown and reading, never on the request path.
+#[derive(Default)]
+struct Control {
+    running: Vec<Running>,
+    /// One book for each name there ever was, in order of appearance: counters never go back on a reload.
+    books: Vec<Book>,
+}
+
+struct Book {
+    name: Text,
+    kind: &'static str,
+    ledger: Arc<Ledger>,
+}
+
+struct Running {
+    name: Text,
+    config: Config,
+    queue: Arc<Queue>,
+    stop: watch::Sender<Option<Instant>>,
+    task: JoinHandle<()>,
+}
+
+impl Reporters {
+    /// Starts a task for each configured reporter on the current runtime.
+    ///
+    /// `store` receives every span beside the reporters; `observe` hears of every send.
+    ///
+    /// # Errors
+    /// The first reporter that cannot be built; nothing was started then.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, when there is a reporter to start.
+    pub fn start(
+        configs: &[Config],
+        store: Option<Arc<dyn Sink>>,
+        observe: Option<Observe>,
+    ) -> Result<Self, BuildError> {
+        let reporters = Self {
+            queues: ArcSwap::default(),
+            store,
+            observe,
+            control: Mutex::default(),
+        };
+        // Nothing ran before, so nothing is replaced and there is no flush to wait for.
+        reporters.apply(configs)?;
+        Ok(reporters)
+    }
+
+    /// Takes a new configuration: unchanged reporters go on, others are replaced, all or nothing.
+    ///
+    /// The returned future flushes the replaced ones within `limit`; spawn or await it. New spans go to the new
+    /// reporters from the moment this returns.
+    ///
+    /// # Errors
+    /// The first reporter that cannot be built; the running ones go on unchanged then.
+    pub fn reload(
+        &self,
+        configs: &[Config],
+        limit: Duration,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, BuildError> {
+        let replaced = self.apply(configs)?;
+        Ok(stop_all(replaced, limit))
+    }
+
+    /// Flushes everything within `limit`. What is still here then is dropped as `shutdown`, as is what comes later.
+    pub async fn shutdown(&self, limit: Duration) {
+        let running = std::mem::take(&mut self.control.lock().running);
+        stop_all(running, limit).await;
+    }
+
+    /// Reads every reporter's book, in order of configuration, former reporters included.
+    pub fn snapshot(&self) -> Vec<Snapshot> {
+        let control = self.control.lock();
+        control
+            .books
+            .iter()
+            .map(|book| book.ledger.snapshot(&book.name, book.kind))
+            .collect()
+    }
+
+    /// Makes the set of running reporters match; answers those that are no longer part of it.
+    fn apply(&self, configs: &[Config]) -> Result<Vec<Running>, BuildError> {
+        let mut control = self.control.lock();
+        let mut plan = Vec::new();
+        for (name, config) in named(configs) {
+            let unchanged = control
+                .running
+                .iter()
+                .any(|running| running.name == name && running.config == *config);
+            let sender = if unchanged {
+                None
+            } else {
+                Some(config.sender()?)
+            };
+            plan.push((name, config, sender));
+        }
+        let mut before = std::mem::take(&mut control.running);
+        for (name, config, sender) in plan {
+            let running = match sender {
+                Some(sender) => self.spawn(&mut control, name, config.clone(), sender),
+                None => match before.iter().position(|running| running.name == name) {
+                    Some(place) => before.swap_remove(place),
+                    None => continue,
+                },
+            };
+            control.running.push(running);
+        }
+        let queues = control
+            .running
+            .iter()
+            .map(|running| Arc::clone(&running.queue))
+            .collect();
+        self.queues.store(Arc::new(queues));
+        Ok(before)
+    }
+
+    fn spawn(
+        &self,
+        control: &mut Control,
+        name: Text,
+        config: Config,
+        sender: Box<dyn Sender>,
+    ) -> Running {
+        let ledger = control.ledger(&name, config.kind());
+        let queue = Arc::new(Queue::new(config.queue(), Arc::clone(&ledger)));
+        let (stop, stopped) = watch::channel(None);
+        let runner = Runner {
+            name: name.clone(),
+            config: config.clone(),
+            queue: Arc::clone(&queue),
+            ledger,
+            sender: Some(sender),
+            stop: stopped,
+            observe: self.observe.clone(),
+            warnings: Warnings::default(),
+            quiet_until: None,
+        };
+        Running {
+            name,
+            config,
+            queue,
+            stop,
+            task: tokio::spawn(runner.run()),
+        }
+    }
+}
+
+impl Sink for Reporters {
+    fn report(&self, span: Arc<Span>) {
+        for queue in self.queues.load().iter() {
+            queue.push(Arc::clone(&span));
+        }
+        if let Some(store) = &self.store {
+            store.report(span);
+        }
+    }
+}
+
+impl Control {
+    /// The book under this name; a name that comes back goes on where it stopped.
+    fn ledger(&mut self, name: &Text, kind: &'static str) -> Arc<Ledger> {
+        if let Some(book) = self.books.iter().find(|book| book.name == *name) {
+            return Arc::clone(&book.ledger);
+        }
+        let ledger = Arc::new(Ledger::default());
+        self.books.push(Book {
+            name: name.clone(),
+            kind,
+            ledger: Arc::clone(&ledger),
+        });
+        ledger
+    }
+}
+
+/// The kind's name, numbered from the second of a kind on.
+fn named(configs: &[Config]) -> impl Iterator<Item = (Text, &Config)> {
+    configs.iter().enumerate().map(|(place, config)| {
+        let kind = config.kind();
+        let earlier = configs
+            .iter()
+            .take(place)
+            .filter(|other| other.kind() == kind);
+        let name = match earlier.count() {
+            0 => Text::new_static(kind),
+            before => format!("{kind}_{}", before + 1).into(),
+        };
+        (name, config)
+    })
+}
+
+async fn stop_all(stopping: Vec<Running>, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    for running in &stopping {
+        // The task may have ended by itself; then there is nobody to tell.
+        running.stop.send_replace(Some(deadline));
+    }
+    for mut running in stopping {
+        // A task ends right after its deadline by itself; the extra second only bounds the unforeseen.
+        let ended = tokio::time::timeout_at(deadline + Duration::from_secs(1), &mut running.task);
+        if !matches!(ended.await, Ok(Ok(()))) {
+            running.task.abort();
+            running.queue.close();
+            running.queue.drop_rest(Reason::Shutdown);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! The `otlp` reporter: OTLP over HTTP with protobuf bodies, or over gRPC.
+//!
+//! Follows opentelemetry-proto `docs/specification.md` v1.11.0: partial success is final, 429, 502, 503 and 504 are
+//! repeated (after `Retry-After` when given), lost connections are repeated, everything else is not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::Response;
+use prost::Message;
+
+use crate::codec::otlp;
+use crate::codec::otlp::message::ExportTraceServiceResponse;
+use crate::model::ByteSize;
+use crate::model::HumanDuration;
+use crate::model::Secret;
+use crate::model::Span;
+use crate::net::client::Client;
+use crate::reporter::BuildError;
+use crate::reporter::Endpoint;
+use crate::reporter::Settings;
+use crate::reporter::ledger::Reason;
+use crate::reporter::post::Compression;
+use crate::reporter::post::Target;
+use crate::reporter::post::first_line;
+use crate::reporter::post::header_map;
+use crate::reporter::post::refused;
+use crate::reporter::queue;
+use crate::reporter::retry;
+use crate::reporter::sender::Delivery;
+use crate::reporter::sender::SendError;
+use crate::reporter::sender::Sender;
+use crate::reporter::sender::Sending;
+
+/// Settings of the `otlp` reporter.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The collector. Without a path, `/v1/traces` is used over HTTP; gRPC ignores the path.
+    ///
+    /// Unit: URL. Default: `http://localhost:4318`, for gRPC `http://localhost:4317`. Reload: live.
+    pub endpoint: Option<Endpoint>,
+
+    /// The transport.
+    ///
+    /// Values: `http_protobuf`, `grpc`. Default: `http_protobuf`. Reload: live.
+    pub protocol: Protocol,
+
+    /// Further headers, such as an authorization. Their values are never shown.
+    ///
+    /// Unit: name and value. Default: none. Reload: live.
+    pub headers: BTreeMap<String, Secret>,
+
+    /// How bodies are compressed.
+    ///
+    /// Values: `none`, `gzip`. Default: `none`. Reload: live.
+    pub compression: Compression,
+
+    /// Longest wait for the answer to one send.
+    ///
+    /// Unit: duration. Default: `10s`. Reload: live.
+    pub timeout: HumanDuration,
+
+    /// Largest message before compression; larger batches go out in halves, a larger span is dropped (`too_large`).
+    ///
+    /// Unit: size. Default: `4MiB`, the usual limit of gRPC servers. Reload: live.
+    pub max_request_size: ByteSize,
+
+    /// How spans wait. Reload: live.
+    pub queue: queue::Config,
+
+    /// How failed sends are repeated. Reload: live.
+    pub retry: retry::Config,
+}
+
+/// OTLP's transports.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Protobuf over HTTP/1.1.
+    #[default]
+    #[serde(alias = "http/protobuf")]
+    HttpProtobuf,
+    /// gRPC.
+    Grpc,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            protocol: Protocol::default(),
+            headers: BTreeMap::new(),
+            compression: Compression::default(),
+            timeout: HumanDuration::from_secs(10),
+            max_request_size: ByteSize(4 << 20),
+            queue: queue::Config::default(),
+            retry: retry::Config::default(),
+        }
+    }
+}
+
+impl Settings for Config {
+    const EXAMPLE: &'static str = "otlp: { endpoint: 'http://collector:4318', compression: gzip }";
+
+    fn queue(&self) -> &queue::Config {
+        &self.queue
+    }
+
+    fn retry(&self) -> retry::Config {
+        self.retry.clone()
+    }
+
+    fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
+        let endpoint = self.endpoint()?;
+        Ok(Box::new(OtlpHttp {
+            target: Target {
+                client: Client::plain(),
+                uri: endpoint.with_default_path("/v1/traces", None),
+                headers: header_map(&self.headers)?,
+                compression: self.compression,
+                timeout: self.timeout.0,
+            },
+            max_request: self.max_request_size.as_usize(),
+        }))
+    }
+}
+
+impl Config {
+    fn endpoint(&self) -> Result<Endpoint, BuildError> {
+        if let Some(endpoint) = &self.endpoint {
+            return Ok(endpoint.clone());
+        }
+        let default = match self.protocol {
+            Protocol::HttpProtobuf => "http://localhost:4318",
+            Protocol::Grpc => "http://localhost:4317",
+        };
+        default
+            .parse()
+            .map_err(|error| BuildError::Client(Box::new(error)))
+    }
+}
+
+struct OtlpHttp {
+    target: Target,
+    max_request: usize,
+}
+
+impl Sender for OtlpHttp {
+    fn send<'a>(&'a mut self, batch: &'a [Arc<Span>]) -> Sending<'a> {
+        Box::pin(async move {
+            let body = encoded(batch, self.max_request)?;
+            let response = self.target.post("application/x-protobuf", body).await?;
+            if response.status() != http::StatusCode::OK {
+                return Err(refused(&response, status_message(&response)));
+            }
+            Ok(accepted(response.body(), batch.len()))
+        })
+    }
+}
+
+/// The batch as one request, or the wish to halve it.
+pub(super) fn encoded(batch: &[Arc<Span>], max: usize) -> Result<Bytes, SendError> {
+    if otlp::encoded_len(batch) > max {
+        return Err(SendError::Split);
+    }
+    let mut body = BytesMut::new();
+    otlp::encode(batch, &mut body);
+    Ok(body.freeze())
+}
+
+/// What a successful answer says about the batch. An answer that cannot be read is still a success.
+pub(super) fn accepted(body: &[u8], spans: usize) -> Delivery {
+    let mut delivery = Delivery::all(spans);
+    let answer = ExportTraceServiceResponse::decode(body).unwrap_or_default();
+    if let Some(partial) = answer.partial_success {
+        let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0);
+        delivery.lose(Reason::Rejected, rejected);
+        if rejected > 0 || !partial.error_message.is_empty() {
+            delivery.remark = Some(first_line(partial.error_message.as_bytes()));
+        }
+    }
+    delivery
+}
+
+/// `google.rpc.Status`, the body of an error answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    pub(super) code: i32,
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Any {
+    #[prost(string, tag = "1")]
+    pub(super) type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) value: Vec<u8>,
+}
+
+fn status_message(response: &Response<Bytes>) -> Option<String> {
+    let content_type = response.headers().get(http::header::CONTENT_TYPE)?;
+    if content_type
+        .as_bytes()
+        .starts_with(b"application/x-protobuf")
+    {
+        let status = RpcStatus::decode(response.body().as_ref()).ok()?;
+        return Some(first_line(status.message.as_bytes()));
+    }
+    Some(first_line(response.body()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::otlp::message::ExportTracePartialSuccess;
+
+    #[test]
+    fn partial_success_never_loses_more_than_was_sent() {
+        for (rejected, exported, why) in [
+            (0, 3, "a warning"),
+            (1, 2, "one rejected"),
+            (3, 0, "all rejected"),
+            (9, 0, "more than were sent"),
+            (-5, 3, "nonsense"),
+        ] {
+            let answer = ExportTraceServiceResponse {
+                partial_success: Some(ExportTracePartialSuccess {
+                    rejected_spans: rejected,
+                    error_message: "quota".to_owned(),
+                }),
+            };
+            let delivery = accepted(&answer.encode_to_vec(), 3);
+            assert_eq!(delivery.exported, exported, "{why}");
+            let dropped: usize = delivery.dropped.iter().map(|(_, spans)| spans).sum();
+            assert_eq!(exported + dropped, 3, "{why}");
+            assert_eq!(delivery.remark.as_deref(), Some("quota"));
+        }
+        assert_eq!(accepted(b"\xff\xff", 3), Delivery::all(3), "unreadable");
+    }
+}
