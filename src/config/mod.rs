@@ -1,1 +1,5 @@
 //! The configuration tree: loading, checking, reloading.
+
+mod node;
+mod substitute;
+mod yaml;
