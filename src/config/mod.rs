@@ -1,5 +1,8 @@
 //! The configuration tree: loading, checking, reloading.
 
+mod decode;
+mod error;
+mod nearest;
 mod node;
 mod substitute;
 mod yaml;

@@ -7,18 +7,20 @@ use std::fmt;
 
 /// One value with its origin.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node {
+pub(crate) struct Node {
     /// Where the value was written.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// The value.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// The shape of a value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Nothing written, `~` or `null`.
     Null,
+    /// Was wrong, has been reported, and is passed over so that the rest can be checked.
+    Removed,
     /// Any scalar. Its type is decided by the setting that reads it.
     Scalar(Scalar),
     /// A list.
@@ -29,29 +31,29 @@ pub enum Kind {
 
 /// A scalar as text.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Scalar {
+pub(crate) struct Scalar {
     /// The text after unescaping and substitution.
-    pub text: String,
+    pub(crate) text: String,
     /// True for quoted and block text, which is never read as a number or truth value.
-    pub quoted: bool,
+    pub(crate) quoted: bool,
     /// The text before `${NAME}` was replaced; `None` when nothing was. What was replaced may be a secret.
-    pub template: Option<String>,
+    pub(crate) template: Option<String>,
 }
 
 /// One `key: value` of a mapping.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The key.
-    pub key: String,
+    pub(crate) key: String,
     /// Where the key was written.
-    pub key_origin: Origin,
+    pub(crate) key_origin: Origin,
     /// The value.
-    pub value: Node,
+    pub(crate) value: Node,
 }
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// In the configuration file.
     File(Place),
     /// In this environment variable.
@@ -64,22 +66,22 @@ pub enum Origin {
 
 /// A place in a file: first line and first column are 1, columns and length count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub(crate) struct Place {
     /// Line.
-    pub line: usize,
+    pub(crate) line: usize,
     /// Column.
-    pub column: usize,
+    pub(crate) column: usize,
     /// Characters to underline; 0 when unknown.
-    pub len: usize,
+    pub(crate) len: usize,
 }
 
 /// The way from the root of the tree to a value, printed as `reporters[1].otlp.endpoint`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash, PartialOrd, Ord)]
-pub struct Path(pub Vec<Step>);
+pub(crate) struct Path(pub(crate) Vec<Step>);
 
 /// One step of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Step {
+pub(crate) enum Step {
     /// Into a mapping.
     Key(String),
     /// Into a list.
@@ -88,7 +90,7 @@ pub enum Step {
 
 impl Node {
     /// An empty mapping.
-    pub fn empty(origin: Origin) -> Self {
+    pub(crate) fn empty(origin: Origin) -> Self {
         Self {
             origin,
             kind: Kind::Map(Vec::new()),
@@ -96,7 +98,7 @@ impl Node {
     }
 
     /// A scalar that has no quotes, so that its setting decides the type.
-    pub fn plain(origin: Origin, text: impl Into<String>) -> Self {
+    pub(crate) fn plain(origin: Origin, text: impl Into<String>) -> Self {
         Self {
             origin,
             kind: Kind::Scalar(Scalar {
@@ -107,17 +109,17 @@ impl Node {
     }
 
     /// The value at `path`.
-    pub fn at(&self, path: &Path) -> Option<&Node> {
+    pub(crate) fn at(&self, path: &Path) -> Option<&Node> {
         path.0.iter().try_fold(self, |node, step| node.child(step))
     }
 
     /// The value under a key, when this is a mapping that has it.
-    pub fn key(&self, key: &str) -> Option<&Node> {
+    pub(crate) fn key(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|entry| &entry.value)
     }
 
     /// The entry of a key, when this is a mapping that has it.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         let Kind::Map(entries) = &self.kind else {
             return None;
         };
@@ -125,7 +127,7 @@ impl Node {
     }
 
     /// The scalar text, when this is a scalar.
-    pub fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Scalar(scalar) => Some(&scalar.text),
             _ => None,
@@ -133,7 +135,7 @@ impl Node {
     }
 
     /// The elements, when this is a list.
-    pub fn list(&self) -> &[Node] {
+    pub(crate) fn list(&self) -> &[Node] {
         match &self.kind {
             Kind::List(items) => items,
             _ => &[],
@@ -151,7 +153,7 @@ impl Node {
     ///
     /// A list grows by one element at most: an index further out is taken as the next one. What stood at `path` is
     /// replaced.
-    pub fn set(&mut self, path: &[Step], value: Node) {
+    pub(crate) fn set(&mut self, path: &[Step], value: Node) {
         let Some((step, rest)) = path.split_first() else {
             *self = value;
             return;
@@ -202,7 +204,7 @@ impl Node {
     }
 
     /// Lays `over` on top: mappings merge key by key, anything else is replaced.
-    pub fn overlay(&mut self, over: Node) {
+    pub(crate) fn overlay(&mut self, over: Node) {
         match (&mut self.kind, over.kind) {
             (Kind::Map(mine), Kind::Map(theirs)) => {
                 for entry in theirs {
@@ -219,42 +221,25 @@ impl Node {
         }
     }
 
-    /// Takes the value at `path` out of its mapping or list. False when there is none.
-    pub fn remove(&mut self, path: &[Step]) -> bool {
+    /// The value at `path`, to change it.
+    pub(crate) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
         let Some((step, rest)) = path.split_first() else {
-            return false;
+            return Some(self);
         };
-        match (&mut self.kind, step) {
+        let child = match (&mut self.kind, step) {
             (Kind::Map(entries), Step::Key(key)) => {
-                let Some(index) = entries.iter().position(|e| e.key == *key) else {
-                    return false;
-                };
-                if rest.is_empty() {
-                    entries.remove(index);
-                    return true;
-                }
-                entries
-                    .get_mut(index)
-                    .is_some_and(|e| e.value.remove(rest))
+                &mut entries.iter_mut().find(|e| e.key == *key)?.value
             }
-            (Kind::List(items), Step::Index(index)) => {
-                if rest.is_empty() {
-                    if *index < items.len() {
-                        items.remove(*index);
-                        return true;
-                    }
-                    return false;
-                }
-                items.get_mut(*index).is_some_and(|i| i.remove(rest))
-            }
-            _ => false,
-        }
+            (Kind::List(items), Step::Index(index)) => items.get_mut(*index)?,
+            _ => return None,
+        };
+        child.at_mut(rest)
     }
 
     /// What a reader would call this value: `the text "abc"`, `the number 5`, `a list`.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match &self.kind {
-            Kind::Null => "nothing".to_owned(),
+            Kind::Null | Kind::Removed => "nothing".to_owned(),
             Kind::List(_) => "a list".to_owned(),
             Kind::Map(_) => "a mapping".to_owned(),
             Kind::Scalar(scalar) => {
@@ -275,7 +260,7 @@ impl Node {
 }
 
 /// The text, cut after 60 characters.
-pub fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     if text.chars().count() <= 60 {
         return text.to_owned();
     }
@@ -284,7 +269,7 @@ pub fn shorten(text: &str) -> String {
 
 impl Path {
     /// Reads `reporters[1].otlp.endpoint`. Anything is a path; keys with dots cannot be written this way.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
         for part in text.split('.').filter(|part| !part.is_empty()) {
             let mut pieces = part.split('[');
@@ -302,21 +287,21 @@ impl Path {
     }
 
     /// This path and one more key.
-    pub fn join(&self, key: &str) -> Self {
+    pub(crate) fn join(&self, key: &str) -> Self {
         let mut steps = self.0.clone();
         steps.push(Step::Key(key.to_owned()));
         Self(steps)
     }
 
     /// This path and one more list index.
-    pub fn index(&self, index: usize) -> Self {
+    pub(crate) fn index(&self, index: usize) -> Self {
         let mut steps = self.0.clone();
         steps.push(Step::Index(index));
         Self(steps)
     }
 
     /// True when one of the two leads through the other.
-    pub fn touches(&self, other: &Path) -> bool {
+    pub(crate) fn touches(&self, other: &Path) -> bool {
         self.0.starts_with(&other.0) || other.0.starts_with(&self.0)
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn substitute(
     problem: &mut dyn FnMut(&Origin, ReferenceError),
 ) {
     match &mut node.kind {
-        Kind::Null => {}
+        Kind::Null | Kind::Removed => {}
         Kind::List(items) => {
             for item in items {
                 substitute(item, env, problem);
