@@ -12,6 +12,7 @@ mod load;
 mod nearest;
 mod node;
 mod pending;
+mod print;
 pub mod schema;
 mod standard_env;
 mod substitute;

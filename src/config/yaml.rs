@@ -95,6 +95,14 @@ pub(crate) fn parse(text: &str) -> Result<Node, Vec<YamlError>> {
     }
 }
 
+/// Writes settings as YAML, to be read back by [`parse`].
+///
+/// # Errors
+/// The text of the library, when a type cannot be written; no type of the tree is such.
+pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, String> {
+    serde_saphyr::to_string(value).map_err(|error| error.to_string())
+}
+
 fn syntax_help(text: &str, line: usize) -> Option<String> {
     let line = text.lines().nth(line.checked_sub(1)?)?;
     let indent: String = line
