@@ -1,3 +1,7 @@
 //! The `pillion` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pillion::cli::run(std::env::args_os())
+}

@@ -1,1 +1,196 @@
-//! Commands and flags.
+//! Commands and flags: from arguments to an exit status.
+//!
+//! Owns what people type and what they read on the terminal. Settings go to `config`; what starts something goes to
+//! `app` through [`start`].
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap::Parser;
+
+use crate::config;
+use crate::config::Loaded;
+use crate::config::Sources;
+
+mod args;
+mod healthcheck;
+mod start;
+mod version;
+
+pub use args::DemoArgs;
+
+use args::Command;
+use args::CommandLine;
+use args::Settings;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or drained cleanly.
+    Ok,
+    /// Something failed while running.
+    Failure,
+    /// Flags or commands that make no sense.
+    Usage,
+    /// The system does not let this process do what was asked.
+    MissingCapability,
+    /// The configuration has mistakes.
+    InvalidConfig,
+    /// What a program started by `exec` ended with.
+    Program(u8),
+}
+
+impl Exit {
+    /// The exit status.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::MissingCapability => 77,
+            Self::InvalidConfig => 78,
+            Self::Program(code) => code,
+        }
+    }
+}
+
+/// Runs the command that `args` (with the program's name first) ask for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let exit = match CommandLine::try_parse_from(&args) {
+        Ok(line) if args.len() < 2 && !has_settings() => {
+            drop(line);
+            complain(&CommandLine::command().render_help().to_string());
+            Exit::Usage
+        }
+        Ok(line) => dispatch(line),
+        Err(error) => {
+            let shown = error.print().is_ok();
+            match error.use_stderr() || !shown {
+                true => Exit::Usage,
+                false => Exit::Ok,
+            }
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// True when the environment alone can configure a proxy, as in a container started without arguments.
+fn has_settings() -> bool {
+    std::env::vars_os().any(|(name, value)| {
+        name.to_str().is_some_and(|n| n.starts_with("PILLION_")) && !value.is_empty()
+    })
+}
+
+fn dispatch(line: CommandLine) -> Exit {
+    let outer = line.settings;
+    match line.command {
+        None if line.check => validate(outer, false),
+        None if line.print_config => print_config(outer),
+        None => with_config(outer, start::run),
+        Some(Command::Run(args)) => {
+            let settings = args.settings.or(outer);
+            match (line.check, line.print_config) {
+                (true, _) => validate(settings, false),
+                (_, true) => print_config(settings),
+                _ => with_config(settings, start::run),
+            }
+        }
+        Some(Command::Exec(args)) => with_config(args.settings.or(outer), |loaded, sources| {
+            start::exec(loaded, sources, args.program)
+        }),
+        Some(Command::Demo(args)) => start::demo(args),
+        Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
+        Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
+        Some(Command::Schema) => print(&config::schema::text()),
+        Some(Command::Healthcheck(args)) => {
+            let timeout = args.timeout.0;
+            with_config(args.settings.or(outer), |loaded, _| {
+                match healthcheck::ready(&loaded.config.admin.listen, timeout) {
+                    Ok(()) => Exit::Ok,
+                    Err(reason) => {
+                        complain(&format!("not ready: {reason}"));
+                        Exit::Failure
+                    }
+                }
+            })
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "pillion", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn validate(settings: Settings, strict: bool) -> Exit {
+    let subject = settings.config.clone();
+    with_config(settings, |loaded, _| {
+        let file = loaded.file.or(subject);
+        let name = file.map_or("configuration".to_owned(), |f| f.display().to_string());
+        match loaded.warnings.len() {
+            0 => print(&format!("{name}: valid\n")),
+            n if strict => {
+                complain(&format!("{name}: {n} warnings, which --strict refuses"));
+                Exit::InvalidConfig
+            }
+            1 => print(&format!("{name}: valid, 1 warning\n")),
+            n => print(&format!("{name}: valid, {n} warnings\n")),
+        }
+    })
+}
+
+fn print_config(settings: Settings) -> Exit {
+    with_config(settings, |loaded, _| print(&loaded.print()))
+}
+
+/// Loads the configuration, shows its warnings and goes on, or shows its mistakes and stops.
+fn with_config(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
+    if settings.outbound_redirect.is_some() {
+        complain(
+            "error: --outbound-redirect needs transparent interception, which this version does not have yet\n  \
+             = use --outbound and give the program HTTP_PROXY, as `pillion exec` does, or add `routes`",
+        );
+        return Exit::Usage;
+    }
+    let sources = Sources::from_process(settings.config.clone(), settings.given());
+    match config::load(&sources) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                complain(warning.trim_end());
+            }
+            next(loaded, sources)
+        }
+        Err(errors) => {
+            complain(&errors.to_string());
+            Exit::InvalidConfig
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no failure.
+fn print(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failure,
+        _ => Exit::Ok,
+    }
+}
+
+/// Writes a line to standard error. When that is closed there is nobody left to tell.
+fn complain(text: &str) {
+    let mut err = std::io::stderr().lock();
+    drop(writeln!(err, "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}

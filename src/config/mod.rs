@@ -1,1 +1,36 @@
 //! The configuration tree: loading, checking, reloading.
+//!
+//! Defaults, file, environment and flags become one tree of nodes that know where they were written; that tree is
+//! decoded into [`Config`] and checked, all mistakes at once. Families own their settings; only this module knows the
+//! whole. Nothing below `app` names it.
+
+mod check;
+mod decode;
+mod env;
+mod error;
+mod load;
+mod nearest;
+mod node;
+mod pending;
+mod print;
+pub mod schema;
+mod standard_env;
+mod substitute;
+mod tree;
+mod yaml;
+
+pub use error::ConfigErrors;
+pub use load::Loaded;
+pub use load::Setting;
+pub use load::Sources;
+pub use load::load;
+pub use schema::Reload;
+pub use tree::Config;
+pub use tree::Inbound;
+pub use tree::Limits;
+pub use tree::Log;
+pub use tree::LogFormat;
+pub use tree::Outbound;
+pub use tree::Route;
+pub use tree::Shutdown;
+pub use tree::Timeouts;

@@ -1,0 +1,193 @@
+//! The command line as types.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueHint;
+
+use crate::config::Setting;
+use crate::model::HostPort;
+use crate::model::HumanDuration;
+
+/// A tracing sidecar proxy: spans, propagation, sampling and linking for programs nobody touched.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pillion",
+    version = crate::cli::version::SHORT,
+    long_version = crate::cli::version::long(),
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Same as the command `validate`.
+    #[arg(long, conflicts_with = "print_config")]
+    pub(crate) check: bool,
+    /// Same as the command `print-config`.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+const AFTER_HELP: &str = "\
+Without a command the flags start the proxy, as `pillion run` does.
+
+Settings come from defaults, the file, the environment and flags; later ones win. Every key of the file has a variable:
+`shutdown.delay` is PILLION_SHUTDOWN__DELAY. The standard OTEL_* and JAEGER_* variables work too.
+
+Exit status: 0 done, 1 failed while running, 2 wrong usage, 77 a privilege is missing, 78 invalid configuration.
+
+Examples:
+  pillion run --app 127.0.0.1:3000              trace what arrives at a program on port 3000
+  pillion exec --app 127.0.0.1:3000 -- ./serve  start the program too, with its outgoing calls traced
+  pillion demo                                  see three traced services without installing anything";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Starts the proxy (the default when flags are given without a command)
+    Run(RunArgs),
+    /// Starts a program with the proxy beside it and stops with it
+    ///
+    /// The program gets HTTP_PROXY, http_proxy and NO_PROXY, so that most HTTP clients send through the proxy. Signals
+    /// are passed on to it, and its exit status becomes that of pillion.
+    Exec(ExecArgs),
+    /// Starts three small services, each behind a proxy, and a page with their traces
+    Demo(DemoArgs),
+    /// Checks the configuration and reports every mistake with its line and column
+    Validate(ValidateArgs),
+    /// Prints the configuration in effect and where each value came from
+    PrintConfig(RunArgs),
+    /// Prints the JSON schema of the configuration file, for editors
+    Schema,
+    /// Asks a running proxy whether it is ready; succeeds when it is
+    Healthcheck(HealthcheckArgs),
+    /// Prints completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Fail on warnings too
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM [ARGS]", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) program: Vec<std::ffi::OsString>,
+}
+
+/// What `pillion demo` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Stop after this time, such as 30s (default: on Ctrl-C)
+    #[arg(long, value_name = "DURATION")]
+    pub duration: Option<HumanDuration>,
+    /// Keep this many requests a second coming
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub load: u32,
+    /// Port of the page with the traces; 0 takes any free one
+    #[arg(long, value_name = "PORT", default_value_t = 15690)]
+    pub port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthcheckArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Longest wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(crate) timeout: HumanDuration,
+}
+
+/// The settings that have a flag. Each is a key of the file.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct Settings {
+    /// Configuration file, `-` for standard input [env: PILLION_CONFIG]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// The program: requests that arrive inbound go there
+    #[arg(long, value_name = "HOST:PORT")]
+    app: Option<HostPort>,
+    /// Listen here for requests to the program [default: 0.0.0.0:15606]
+    #[arg(long, value_name = "HOST:PORT")]
+    inbound: Option<HostPort>,
+    /// Listen here for requests of the program, as its HTTP proxy [default: 127.0.0.1:15601]
+    #[arg(long, value_name = "HOST:PORT")]
+    outbound: Option<HostPort>,
+    /// Listen here for redirected connections of the program (not available yet)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) outbound_redirect: Option<HostPort>,
+    /// Listen here for probes, metrics, control and the page with recent traces [default: 127.0.0.1:15690]
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: Option<HostPort>,
+    /// Name of the program in traces
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// How much is logged: error, warn, info, debug, trace, or a filter such as info,pillion::reporter=debug
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json", "logfmt"])]
+    log_format: Option<String>,
+}
+
+impl Settings {
+    /// These, or where one is missing, that of `other`.
+    pub(crate) fn or(self, other: Settings) -> Settings {
+        Settings {
+            config: self.config.or(other.config),
+            app: self.app.or(other.app),
+            inbound: self.inbound.or(other.inbound),
+            outbound: self.outbound.or(other.outbound),
+            outbound_redirect: self.outbound_redirect.or(other.outbound_redirect),
+            admin: self.admin.or(other.admin),
+            service: self.service.or(other.service),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+
+    /// The values given, for the loader.
+    pub(crate) fn given(&self) -> Vec<Setting> {
+        let address = |addr: &Option<HostPort>| addr.as_ref().map(HostPort::to_string);
+        [
+            ("--app", "app", address(&self.app)),
+            ("--inbound", "inbound.listen", address(&self.inbound)),
+            ("--outbound", "outbound.listen", address(&self.outbound)),
+            ("--admin", "admin.listen", address(&self.admin)),
+            ("--service", "service", self.service.clone()),
+            ("--log-level", "log.level", self.log_level.clone()),
+            ("--log-format", "log.format", self.log_format.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, path, value)| {
+            Some(Setting {
+                flag,
+                path,
+                value: value?,
+            })
+        })
+        .collect()
+    }
+}

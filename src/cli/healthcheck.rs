@@ -1,0 +1,106 @@
+//! `healthcheck`: asks the admin port of a running proxy whether it is ready. For container images without a shell.
+
+use std::io::Read;
+use std::io::Write;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::TcpStream;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+use std::time::Instant;
+
+/// The most of an answer that is read.
+const MAX_ANSWER: usize = 4096;
+
+/// Asks `GET /readyz` at `listen`, the address the admin port is configured with.
+///
+/// # Errors
+/// Why the proxy does not count as ready, in words.
+pub(crate) fn ready(listen: &str, timeout: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + timeout;
+    let addr = listen
+        .to_socket_addrs()
+        .map_err(|error| format!("cannot resolve {listen}: {error}"))?
+        .next()
+        .ok_or_else(|| format!("{listen} has no address"))?;
+    // A listener on every address is asked on loopback.
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let addr = std::net::SocketAddr::new(ip, addr.port());
+    let fail = |error: std::io::Error| format!("no answer from {addr}: {error}");
+    let mut conn = TcpStream::connect_timeout(&addr, timeout).map_err(fail)?;
+    conn.set_write_timeout(Some(timeout)).map_err(fail)?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    conn.write_all(request.as_bytes()).map_err(fail)?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 1024];
+    while answer.len() < MAX_ANSWER {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("no answer from {addr} within {timeout:?}"));
+        }
+        conn.set_read_timeout(Some(left)).map_err(fail)?;
+        match conn.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => answer.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Err(error) if answer.is_empty() => return Err(fail(error)),
+            Err(_) => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let status = text.split_whitespace().nth(1).unwrap_or_default();
+    if text.starts_with("HTTP/1.") && status == "200" {
+        return Ok(());
+    }
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let body: String = body.chars().filter(|c| !c.is_control()).take(200).collect();
+    Err(format!("{addr} answers {status} {body}").trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives one fixed answer, or none.
+    fn answering(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let (mut conn, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let n = conn.read(&mut request).unwrap();
+            assert!(request[..n].starts_with(b"GET /readyz HTTP/1.1\r\n"));
+            conn.write_all(answer).unwrap();
+            if answer.is_empty() {
+                // Holds the connection open until the client gives up.
+                let mut rest = Vec::new();
+                conn.read_to_end(&mut rest).unwrap();
+            }
+        });
+        addr
+    }
+
+    #[test]
+    fn only_200_counts_as_ready() {
+        let timeout = Duration::from_secs(5);
+        assert_eq!(ready(&answering(b"HTTP/1.1 200 OK\r\n\r\nready"), timeout), Ok(()));
+        let error = ready(&answering(b"HTTP/1.1 503 No\r\n\r\ndraining\n"), timeout).unwrap_err();
+        assert!(error.ends_with("answers 503 draining"), "{error}");
+        let error = ready(&answering(b"SSH-2.0-x 200\r\n"), timeout).unwrap_err();
+        assert!(error.contains("answers"), "{error}");
+    }
+
+    #[test]
+    fn silence_and_absence_are_not_ready() {
+        let error = ready(&answering(b""), Duration::from_millis(50)).unwrap_err();
+        assert!(error.contains("no answer"), "{error}");
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(ready(&closed.to_string(), Duration::from_secs(5)).is_err());
+    }
+}
