@@ -9,6 +9,7 @@ use crate::config::node::Path;
 use crate::config::pending::Sampling;
 use crate::config::tree::Config;
 use crate::model::HostPort;
+use crate::telemetry::metrics::Metrics;
 use crate::tracer;
 
 /// Something that a check found.
@@ -131,7 +132,7 @@ fn names(config: &Config, found: &mut Findings) {
         );
     }
     for (index, template) in config.spans.routes.iter().enumerate() {
-        if let Err(error) = tracer::Routes::new([template]) {
+        if let Err(error) = tracer::Routes::new([template], &Metrics::new()) {
             found.error(&format!("spans.routes[{index}]"), error.to_string(), None);
         }
     }
