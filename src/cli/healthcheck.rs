@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn only_200_counts_as_ready() {
         let timeout = Duration::from_secs(5);
-        assert_eq!(ready(&answering(b"HTTP/1.1 200 OK\r\n\r\nready"), timeout), Ok(()));
+        assert_eq!(
+            ready(&answering(b"HTTP/1.1 200 OK\r\n\r\nready"), timeout),
+            Ok(())
+        );
         let error = ready(&answering(b"HTTP/1.1 503 No\r\n\r\ndraining\n"), timeout).unwrap_err();
         assert!(error.ends_with("answers 503 draining"), "{error}");
         let error = ready(&answering(b"SSH-2.0-x 200\r\n"), timeout).unwrap_err();
@@ -100,7 +103,10 @@ mod tests {
     fn silence_and_absence_are_not_ready() {
         let error = ready(&answering(b""), Duration::from_millis(50)).unwrap_err();
         assert!(error.contains("no answer"), "{error}");
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         assert!(ready(&closed.to_string(), Duration::from_secs(5)).is_err());
     }
 }

@@ -107,15 +107,16 @@ fn dispatch(line: CommandLine) -> Exit {
         Some(Command::Schema) => print(&config::schema::text()),
         Some(Command::Healthcheck(args)) => {
             let timeout = args.timeout.0;
-            with_config(args.settings.or(outer), |loaded, _| {
-                match healthcheck::ready(&loaded.config.admin.listen, timeout) {
+            with_config(
+                args.settings.or(outer),
+                |loaded, _| match healthcheck::ready(&loaded.config.admin.listen, timeout) {
                     Ok(()) => Exit::Ok,
                     Err(reason) => {
                         complain(&format!("not ready: {reason}"));
                         Exit::Failure
                     }
-                }
-            })
+                },
+            )
         }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -1,16 +1,15 @@
 //! Rules that need more than one setting, or more than a type can say.
 
 use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 
 use crate::config::error::Problem;
 use crate::config::nearest::nearest;
 use crate::config::node::Path;
-use crate::config::pending::Sampling;
 use crate::config::tree::Config;
 use crate::model::HostPort;
-use crate::telemetry::metrics::Metrics;
-use crate::tracer;
+use crate::reporter;
+use crate::sampling;
 
 /// Something that a check found.
 pub(crate) struct Finding {
@@ -21,8 +20,40 @@ pub(crate) struct Finding {
 }
 
 /// The sampling that applies when none is configured, and why.
-pub(crate) fn default_sampling(config: &Config) -> (Sampling, &'static str) {
-    (Sampling::default(), "no reporter sends to a collector")
+///
+/// With a collector: what its host says on Jaeger's port 5778, as Jaeger's own clients do. Without: everything, since
+/// nobody but the view is there to be flooded.
+pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static str) {
+    let Some(host) = config.reporters.iter().find_map(collector) else {
+        let everything = sampling::constant::Config { decision: true };
+        return (
+            sampling::Config::Constant(everything),
+            "no reporter sends to a collector",
+        );
+    };
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
+    let mut remote = sampling::remote::Config::default();
+    if let Ok(endpoint) = format!("http://{host}:5778/sampling").try_into() {
+        remote.endpoint = endpoint;
+    }
+    (
+        sampling::Config::Remote(remote),
+        "reporters send to a collector and no sampling is set",
+    )
+}
+
+fn collector(reporter: &reporter::Config) -> Option<String> {
+    match reporter {
+        reporter::Config::Otlp(otlp) => Some(match &otlp.endpoint {
+            Some(endpoint) => endpoint.host().to_owned(),
+            None => "localhost".to_owned(),
+        }),
+        reporter::Config::Log(_) => None,
+    }
 }
 
 /// Checks what decoding cannot.
@@ -59,26 +90,24 @@ impl Findings {
 }
 
 fn listeners(config: &Config, found: &mut Findings) {
-    let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+    let mut taken: Vec<(String, HostPort)> = Vec::new();
     if config.app.is_some() {
-        taken.push(("inbound.listen".to_owned(), config.inbound.listen));
+        taken.push(("inbound.listen".to_owned(), config.inbound.listen.clone()));
     }
-    if config.outbound.enabled {
-        taken.push(("outbound.listen".to_owned(), config.outbound.listen));
-        if !config.outbound.listen.ip().is_loopback() {
-            found.warning(
-                "outbound.listen",
-                format!(
-                    "{} is not a loopback address: whoever can reach it can use it as a proxy",
-                    config.outbound.listen
-                ),
-                None,
-            );
-        }
+    taken.push(("outbound.listen".to_owned(), config.outbound.listen.clone()));
+    if !is_loopback(&config.outbound.listen) {
+        found.warning(
+            "outbound.listen",
+            format!(
+                "{} is not a loopback address: whoever can reach it can use it as a proxy",
+                config.outbound.listen
+            ),
+            None,
+        );
     }
     for (index, route) in config.routes.iter().enumerate() {
-        taken.push((format!("routes[{index}].listen"), route.listen));
-        if reaches(&route.to, route.listen) {
+        taken.push((format!("routes[{index}].listen"), route.listen.clone()));
+        if reaches(&route.to, &route.listen) {
             found.error(
                 &format!("routes[{index}].to"),
                 format!("{} is this route's own listener", route.to),
@@ -86,17 +115,20 @@ fn listeners(config: &Config, found: &mut Findings) {
             );
         }
     }
-    if let Ok(listen) = config.admin.listen.parse() {
-        taken.push(("admin.listen".to_owned(), listen));
+    if !config.admin.listen.is_empty() {
+        match config.admin.listen.parse() {
+            Ok(listen) => taken.push(("admin.listen".to_owned(), listen)),
+            Err(error) => found.error("admin.listen", format!("{error}"), None),
+        }
     }
     for (index, (path, listen)) in taken.iter().enumerate() {
-        let earlier = taken.iter().take(index);
-        if let Some((other, _)) = earlier.into_iter().find(|(_, a)| collide(*a, *listen)) {
+        let mut earlier = taken.iter().take(index);
+        if let Some((other, _)) = earlier.find(|(_, a)| collide(a, listen)) {
             found.error(path, format!("{listen} is taken by `{other}`"), None);
         }
     }
     if let Some(app) = &config.app {
-        if reaches(app, config.inbound.listen) {
+        if reaches(app, &config.inbound.listen) {
             found.error(
                 "app",
                 format!("{app} is the inbound listener itself, requests would go in circles"),
@@ -106,21 +138,31 @@ fn listeners(config: &Config, found: &mut Findings) {
     }
 }
 
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && overlap
+fn collide(a: &HostPort, b: &HostPort) -> bool {
+    let overlap = address(a) == address(b) || is_everywhere(a) || is_everywhere(b);
+    a.port != 0 && a.port == b.port && overlap
 }
 
-fn reaches(target: &HostPort, listen: SocketAddr) -> bool {
-    let local = match target.ip() {
-        Some(ip) => ip == listen.ip() || (listen.ip().is_unspecified() && is_here(ip)),
-        None => &*target.host == "localhost" && is_here(listen.ip()),
-    };
-    target.port != 0 && target.port == listen.port() && local
+fn reaches(target: &HostPort, listen: &HostPort) -> bool {
+    let here = is_loopback(target) || is_everywhere(target);
+    let same = address(target) == address(listen) || (is_everywhere(listen) && here);
+    target.port != 0 && target.port == listen.port && same
 }
 
-fn is_here(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified()
+/// The host as an address; `localhost` is the only name known without asking.
+fn address(addr: &HostPort) -> Option<IpAddr> {
+    match &*addr.host {
+        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        _ => addr.ip(),
+    }
+}
+
+fn is_loopback(addr: &HostPort) -> bool {
+    address(addr).is_some_and(|ip| ip.is_loopback())
+}
+
+fn is_everywhere(addr: &HostPort) -> bool {
+    address(addr).is_some_and(|ip| ip.is_unspecified())
 }
 
 fn names(config: &Config, found: &mut Findings) {
@@ -131,9 +173,14 @@ fn names(config: &Config, found: &mut Findings) {
             Some("move it there".to_owned()),
         );
     }
+    let mut router = matchit::Router::new();
     for (index, template) in config.spans.routes.iter().enumerate() {
-        if let Err(error) = tracer::Routes::new([template], &Metrics::new()) {
-            found.error(&format!("spans.routes[{index}]"), error.to_string(), None);
+        if let Err(error) = router.insert(template.as_str(), ()) {
+            found.error(
+                &format!("spans.routes[{index}]"),
+                format!("{template:?} is not usable as a route template: {error}"),
+                Some("write it like /users/{id} or /files/{*path}".to_owned()),
+            );
         }
     }
     let headers = [

@@ -89,7 +89,13 @@ pub(crate) fn read(env: &BTreeMap<String, String>) -> (Vec<Assignment>, Vec<Prob
         }
     }
     // Parents before children, so that a whole list does not wipe out one of its elements.
-    assignments.sort_by(|a, b| a.path.0.len().cmp(&b.path.0.len()).then(a.path.cmp(&b.path)));
+    assignments.sort_by(|a, b| {
+        a.path
+            .0
+            .len()
+            .cmp(&b.path.0.len())
+            .then(a.path.cmp(&b.path))
+    });
     (assignments, warnings)
 }
 
@@ -126,9 +132,7 @@ fn resolve(rest: &str) -> Option<Path> {
 }
 
 fn flat_name(path: &Path) -> String {
-    name(path)
-        .trim_start_matches(PREFIX)
-        .replace("__", "_")
+    name(path).trim_start_matches(PREFIX).replace("__", "_")
 }
 
 fn suggestion(rest: &str) -> Option<String> {
@@ -221,7 +225,10 @@ mod tests {
             ("PILLION_SHUTDOWN__DRAIN_TIMEOUT", "shutdown.drain_timeout"),
             ("PILLION_SHUTDOWN_DRAIN_TIMEOUT", "shutdown.drain_timeout"),
             ("PILLION_LOG_LEVEL", "log.level"),
-            ("PILLION_REPORTERS__0__OTLP__ENDPOINT", "reporters[0].otlp.endpoint"),
+            (
+                "PILLION_REPORTERS__0__OTLP__ENDPOINT",
+                "reporters[0].otlp.endpoint",
+            ),
         ] {
             let (found, warnings) = read(&env(name, "x"));
             assert_eq!(warnings, [], "{name}");
@@ -256,7 +263,11 @@ mod tests {
         }
         for text in ["a=1,b.c=2", "{a: 1, b.c: 2}"] {
             let (found, _) = read(&env("PILLION_RESOURCE", text));
-            assert_eq!(found[0].value.key("b.c").unwrap().text(), Some("2"), "{text}");
+            assert_eq!(
+                found[0].value.key("b.c").unwrap().text(),
+                Some("2"),
+                "{text}"
+            );
         }
     }
 

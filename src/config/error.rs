@@ -88,6 +88,9 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
+/// A help text longer than this goes on its own line.
+const BESIDE: usize = 60;
+
 /// One problem with the line it stands on.
 pub(crate) fn render(source: &Source, severity: &str, problem: &Problem) -> String {
     let mut out = format!("{severity}: {}\n", printable(&problem.message));
@@ -105,14 +108,16 @@ pub(crate) fn render(source: &Source, severity: &str, problem: &Problem) -> Stri
         }
         out.push('\n');
     }
+    let help = problem.help.as_deref();
+    let beside = help.filter(|help| help.len() <= BESIDE);
     let snippet = match &problem.origin {
-        Some(Origin::File(place)) => snippet(source, *place, &gutter, problem.help.as_deref()),
+        Some(Origin::File(place)) => snippet(source, *place, &gutter, beside),
         _ => None,
     };
-    match (snippet, &problem.help) {
-        (Some(snippet), _) => out.push_str(&snippet),
-        (None, Some(help)) => out.push_str(&format!("{gutter} = {}\n", printable(help))),
-        (None, None) => {}
+    let below = help.filter(|_| snippet.is_none() || beside.is_none());
+    out.push_str(&snippet.unwrap_or_default());
+    if let Some(help) = below {
+        out.push_str(&format!("{gutter} = {}\n", printable(help)));
     }
     out
 }

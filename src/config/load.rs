@@ -17,6 +17,7 @@ use crate::config::node::Node;
 use crate::config::node::Origin;
 use crate::config::node::Path;
 use crate::config::node::Place;
+use crate::config::node::Step;
 use crate::config::schema::Schema;
 use crate::config::standard_env;
 use crate::config::substitute::substitute;
@@ -107,19 +108,16 @@ pub(crate) fn load_text(sources: &Sources, text: Option<String>) -> Result<Loade
         });
         return Err(ConfigErrors { problems, source });
     }
-    substitute(&mut tree, &sources.env, &mut |origin, error| {
-        problems.push(Problem {
-            message: error.to_string(),
-            path: Path::default(),
-            origin: Some(origin.clone()),
-            help: Some("write ${NAME:-default} where it may be missing".to_owned()),
-        });
-    });
+    problems.extend(substitute(&mut tree, &sources.env));
     let mut warnings = standard_env::apply(&mut tree, &sources.env);
     let (assignments, ignored) = env::read(&sources.env);
     warnings.extend(ignored);
     let flags = sources.flags.iter().map(|setting| {
-        Assignment::plain(setting.path, Origin::Flag(setting.flag), setting.value.clone())
+        Assignment::plain(
+            setting.path,
+            Origin::Flag(setting.flag),
+            setting.value.clone(),
+        )
     });
     for assignment in assignments.into_iter().chain(flags) {
         assignment.apply(&mut tree);
@@ -133,7 +131,11 @@ pub(crate) fn load_text(sources: &Sources, text: Option<String>) -> Result<Loade
     let Some(mut config) = decoded.value else {
         return Err(ConfigErrors { problems, source });
     };
-    if decoded.tree.key("sampling").is_none_or(|n| n.kind == Kind::Null) {
+    if decoded
+        .tree
+        .key("sampling")
+        .is_none_or(|n| n.kind == Kind::Null)
+    {
         let (sampling, why) = check::default_sampling(&config);
         config.sampling = sampling;
         let node = Node::empty(Origin::Derived(why));
@@ -204,10 +206,17 @@ fn name(sources: &Sources) -> String {
 
 /// A key that exists elsewhere in the tree is more likely misplaced than misspelt.
 fn point_home(problem: &mut Problem) {
-    let Some(help) = problem.help.as_mut().filter(|h| h.starts_with("known here")) else {
+    if !problem.message.starts_with("unknown key") {
+        return;
+    }
+    let Some(help) = problem
+        .help
+        .as_mut()
+        .filter(|h| h.starts_with("known here"))
+    else {
         return;
     };
-    let Some(crate::config::node::Step::Key(key)) = problem.path.0.last() else {
+    let Some(Step::Key(key)) = problem.path.0.last() else {
         return;
     };
     let homes: Vec<String> = Schema::get()
@@ -217,7 +226,7 @@ fn point_home(problem: &mut Problem) {
         .map(Path::to_string)
         .collect();
     if let [home] = homes.as_slice() {
-        *help = format!("`{key}` belongs elsewhere: write it as `{home}`");
+        *help = format!("`{key}` exists as `{home}`; {help}");
     }
 }
 
@@ -250,8 +259,6 @@ fn place(tree: &Node, mut problem: Problem) -> Problem {
 
 /// List indices of decoded values count what was kept; the user counts what is written.
 fn written(tree: &Node, path: &Path) -> Path {
-    use crate::config::node::Step;
-
     let mut steps = Vec::new();
     let mut node = Some(tree);
     for step in &path.0 {

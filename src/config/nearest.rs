@@ -31,7 +31,13 @@ pub(crate) fn one_of(words: &[&str]) -> String {
 fn plain(word: &str) -> Vec<char> {
     word.chars()
         .take(64)
-        .map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() })
+        .map(|c| {
+            if c == '-' {
+                '_'
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
         .collect()
 }
 

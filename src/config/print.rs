@@ -16,7 +16,9 @@ const REDACTED: &str = "<redacted>";
 impl Loaded {
     /// The whole configuration as YAML. Every value carries a comment with its origin; secrets are redacted.
     pub fn print(&self) -> String {
-        let mut out = "# The configuration in effect. The comment behind a value says where it was set.\n".to_owned();
+        let mut out =
+            "# The configuration in effect. The comment behind a value says where it was set.\n"
+                .to_owned();
         let printer = Printer { tree: &self.tree };
         if let Kind::Map(entries) = snapshot(&self.config).kind {
             printer.entries(&entries, &Path::default(), 0, "", &mut out);
@@ -40,7 +42,14 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     /// `first` replaces the indentation of the first line: the `- ` of a list element.
-    fn entries(&self, entries: &[Entry], path: &Path, indent: usize, first: &str, out: &mut String) {
+    fn entries(
+        &self,
+        entries: &[Entry],
+        path: &Path,
+        indent: usize,
+        first: &str,
+        out: &mut String,
+    ) {
         for (index, entry) in entries.iter().enumerate() {
             if index > 0 || first.is_empty() {
                 out.push_str(&" ".repeat(indent));
@@ -127,7 +136,11 @@ fn flow(node: &Node) -> String {
 }
 
 fn word(key: &str) -> String {
-    if is_plain(key) { key.to_owned() } else { quote(key) }
+    if is_plain(key) {
+        key.to_owned()
+    } else {
+        quote(key)
+    }
 }
 
 /// Letters, digits and marks that mean nothing to YAML in any position where this printer puts them.
@@ -170,7 +183,10 @@ mod tests {
     fn sources(env: &[(&str, &str)]) -> Sources {
         Sources {
             file: Some("test.yaml".into()),
-            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             flags: vec![Setting {
                 flag: "--service",
                 path: "service",
@@ -182,8 +198,11 @@ mod tests {
     #[test]
     fn every_value_says_where_it_was_set() {
         let env = [("PILLION_WORKERS", "3"), ("LEVEL", "debug")];
-        let text = "app: 127.0.0.1:3000\nlog:\n  level: ${LEVEL}\nresource: {a: '1', b: \"x # y\"}\n";
-        let printed = load_text(&sources(&env), Some(text.to_owned())).unwrap().print();
+        let text =
+            "app: 127.0.0.1:3000\nlog:\n  level: ${LEVEL}\nresource: {a: '1', b: \"x # y\"}\n";
+        let printed = load_text(&sources(&env), Some(text.to_owned()))
+            .unwrap()
+            .print();
         for line in [
             "service: checkout  # flag --service",
             "app: 127.0.0.1:3000  # file, line 1",
@@ -192,7 +211,7 @@ mod tests {
             "  b: \"x # y\"  # file, line 4",
             "workers: 3  # environment, PILLION_WORKERS",
             "  drain_timeout: 20s  # default",
-            "  constant: true  # derived, no reporter sends to a collector",
+            "    decision: true  # derived, no reporter sends to a collector",
         ] {
             assert!(printed.lines().any(|l| l == line), "{line}\n{printed}");
         }
@@ -200,11 +219,16 @@ mod tests {
 
     #[test]
     fn what_is_printed_loads_to_the_same() {
-        let text = "app: '[::1]:3000'\nroutes:\n  - {listen: 127.0.0.1:1, to: a:80}\n  - {listen: 127.0.0.1:2, to: b:80, service: '1.10'}\nresource: {'k: 1': 'true', empty: '', tricky: \"a\\n- b: *c\"}\nspans: {routes: ['/a/{id}', '/b']}\n";
-        let plain = Sources { env: BTreeMap::new(), flags: Vec::new(), file: None };
+        let text = "app: '[::1]:3000'\nroutes:\n  - {listen: 127.0.0.1:1, to: a:80}\n  - {listen: 127.0.0.1:2, to: b:80, peer_service: '1.10'}\nresource: {'k: 1': 'true', empty: '', tricky: \"a\\n- b: *c\"}\nspans: {routes: ['/a/{id}', '/b']}\n";
+        let plain = Sources {
+            env: BTreeMap::new(),
+            flags: Vec::new(),
+            file: None,
+        };
         let first = load_text(&plain, Some(text.to_owned())).unwrap();
         let printed = first.print();
-        let second = load_text(&plain, Some(printed.clone())).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        let second =
+            load_text(&plain, Some(printed.clone())).unwrap_or_else(|e| panic!("{e}\n{printed}"));
         assert_eq!(first.config, second.config, "{printed}");
     }
 

@@ -146,7 +146,12 @@ impl Schema {
         let alternatives = alternatives.into_iter().flatten();
         for object in std::iter::once(inner).chain(alternatives) {
             let properties = object.get("properties").and_then(Value::as_object);
-            found.extend(properties.into_iter().flatten().map(|(k, v)| (k.clone(), v)));
+            found.extend(
+                properties
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| (k.clone(), v)),
+            );
         }
         found
     }
@@ -178,10 +183,13 @@ impl Schema {
             let target = reference
                 .and_then(|r| r.strip_prefix("#/$defs/"))
                 .and_then(|name| self.root.get("$defs")?.get(name));
-            let option = schema.get("anyOf").and_then(Value::as_array).and_then(|all| {
-                all.iter()
-                    .find(|one| one.get("type").and_then(Value::as_str) != Some("null"))
-            });
+            let option = schema
+                .get("anyOf")
+                .and_then(Value::as_array)
+                .and_then(|all| {
+                    all.iter()
+                        .find(|one| one.get("type").and_then(Value::as_str) != Some("null"))
+                });
             match target.or(option) {
                 Some(next) => schema = next,
                 None => break,

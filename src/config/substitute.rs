@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::error::Problem;
 use crate::config::node::Kind;
 use crate::config::node::Node;
-use crate::config::node::Origin;
+use crate::config::node::Path;
 
 /// What is wrong with a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,22 +24,24 @@ pub(crate) enum ReferenceError {
     Name(String),
 }
 
-/// Replaces the references in every scalar below `node`; calls `problem` for each that cannot be.
-pub(crate) fn substitute(
-    node: &mut Node,
-    env: &BTreeMap<String, String>,
-    problem: &mut dyn FnMut(&Origin, ReferenceError),
-) {
+/// Replaces the references in every scalar of the tree. A scalar with a bad reference is passed over from then on.
+pub(crate) fn substitute(tree: &mut Node, env: &BTreeMap<String, String>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    walk(tree, &Path::default(), env, &mut problems);
+    problems
+}
+
+fn walk(node: &mut Node, path: &Path, env: &BTreeMap<String, String>, problems: &mut Vec<Problem>) {
     match &mut node.kind {
         Kind::Null | Kind::Removed => {}
         Kind::List(items) => {
-            for item in items {
-                substitute(item, env, problem);
+            for (index, item) in items.iter_mut().enumerate() {
+                walk(item, &path.index(index), env, problems);
             }
         }
         Kind::Map(entries) => {
             for entry in entries {
-                substitute(&mut entry.value, env, problem);
+                walk(&mut entry.value, &path.join(&entry.key), env, problems);
             }
         }
         Kind::Scalar(scalar) => {
@@ -49,8 +52,27 @@ pub(crate) fn substitute(
                 Ok(text) if text == scalar.text => {}
                 Ok(text) if text.is_empty() && !scalar.quoted => node.kind = Kind::Null,
                 Ok(text) => scalar.template = Some(std::mem::replace(&mut scalar.text, text)),
-                Err(error) => problem(&node.origin, error),
+                Err(error) => {
+                    problems.push(Problem {
+                        path: path.clone(),
+                        origin: Some(node.origin.clone()),
+                        help: error.help(),
+                        message: error.to_string(),
+                    });
+                    node.kind = Kind::Removed;
+                }
             }
+        }
+    }
+}
+
+impl ReferenceError {
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Undefined(name) => {
+                Some(format!("write ${{{name}:-default}} if it may be missing"))
+            }
+            _ => Some("write $$ for a dollar sign".to_owned()),
         }
     }
 }
@@ -102,9 +124,13 @@ mod tests {
     use super::*;
 
     fn env() -> BTreeMap<String, String> {
-        [("HOST", "jaeger"), ("EMPTY", ""), ("SNEAKY", "x\nadmin: {}")]
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .into()
+        [
+            ("HOST", "jaeger"),
+            ("EMPTY", ""),
+            ("SNEAKY", "x\nadmin: {}"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into()
     }
 
     #[test]
