@@ -16,13 +16,15 @@ skipped=0
 main() {
   mkdir -p "$tools/bin" "$tools/log" || exit 1
   local part
-  for part in "${@:-debian jaeger python node}"; do
-    for part in $part; do
-      case $part in
-        jaeger | python | node | debian) "install_$part" ;;
-        *) echo "unknown part: $part (jaeger, python, node, debian)" >&2; exit 2 ;;
-      esac
-    done
+  if [[ $# = 0 ]]; then set -- debian jaeger python node; fi
+  for part in "$@"; do
+    case $part in
+      jaeger | python | node | debian) "install_$part" ;;
+      *)
+        echo "unknown part: $part (jaeger, python, node, debian)" >&2
+        exit 2
+        ;;
+    esac
   done
   [[ $skipped = 0 || ${PILLION_TEST_REQUIRE:-} != 1 ]]
 }
