@@ -1,7 +1,13 @@
 //! Bytes for spans: pure encoders and decoders of each wire, without sockets or clocks.
 
+pub mod jaeger;
+pub mod jaeger_json;
 pub mod json_span;
+mod limits;
 pub mod otlp;
+pub mod thrift;
+
+pub use limits::{DecodeError, Decoded, Limits};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::codec::limits::Budget;
+use crate::codec::limits::DecodeError;
+use crate::codec::limits::Decoded;
+use crate::codec::limits::Limits;
 use crate::codec::otlp::SCOPE_NAME;
 use crate::codec::otlp::resource_of;
 use crate::codec::otlp::wire::BadWire;
@@ -29,51 +33,10 @@ use crate::model::TraceId;
 use crate::model::TraceState;
 use crate::model::Value;
 
-/// What one foreign request may make us hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Spans in one request.
-    pub spans: usize,
-    /// Attributes, events, links and list items of all spans and resources together.
-    pub parts: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            spans: 20_000,
-            parts: 1_000_000,
-        }
-    }
-}
-
-/// Why foreign bytes were refused. Nothing of a refused request is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The bytes are no message of this type.
-    #[error("malformed {0}")]
-    Malformed(&'static str),
-    /// More spans or parts than the limits allow.
-    #[error("too many {0}")]
-    TooMany(&'static str),
-    /// Values nested deeper than anybody needs.
-    #[error("values nested too deeply")]
-    TooDeep,
-}
-
 impl From<BadWire> for DecodeError {
     fn from(_: BadWire) -> Self {
         Self::Malformed("protobuf message")
     }
-}
-
-/// Decoded spans and how many were left out because their ids are missing, zero or of the wrong length.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Decoded {
-    /// The valid spans in the order of the request.
-    pub spans: Vec<Span>,
-    /// Spans refused; the answer's `rejected_spans`.
-    pub rejected: u64,
 }
 
 /// Reads an `ExportTraceServiceRequest` in protobuf form.
@@ -85,7 +48,7 @@ pub struct Decoded {
 /// # Errors
 /// [`DecodeError`]: the whole request is refused.
 pub fn decode(bytes: &[u8], limits: Limits) -> Result<Decoded, DecodeError> {
-    let mut budget = Budget { limits };
+    let mut budget = Budget::new(limits);
     let mut decoded = Decoded::default();
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next()? {
@@ -94,31 +57,6 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<Decoded, DecodeError> {
         }
     }
     Ok(decoded)
-}
-
-/// What may still be taken.
-struct Budget {
-    limits: Limits,
-}
-
-impl Budget {
-    fn span(&mut self) -> Result<(), DecodeError> {
-        self.limits.spans = self
-            .limits
-            .spans
-            .checked_sub(1)
-            .ok_or(DecodeError::TooMany("spans"))?;
-        Ok(())
-    }
-
-    fn part(&mut self) -> Result<(), DecodeError> {
-        self.limits.parts = self
-            .limits
-            .parts
-            .checked_sub(1)
-            .ok_or(DecodeError::TooMany("attributes, events or links"))?;
-        Ok(())
-    }
 }
 
 fn resource_spans(

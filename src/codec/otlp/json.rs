@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::codec::otlp::decode::DecodeError;
-use crate::codec::otlp::decode::Decoded;
-use crate::codec::otlp::decode::Limits;
+use crate::codec::limits::DecodeError;
+use crate::codec::limits::Decoded;
+use crate::codec::limits::Limits;
 use crate::codec::otlp::decode::decode;
 use crate::codec::otlp::message;
 use crate::codec::otlp::message::ExportTraceServiceRequest;

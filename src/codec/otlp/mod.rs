@@ -13,7 +13,7 @@ mod wire;
 use crate::model::Attribute;
 use crate::model::Resource;
 
-pub use decode::{DecodeError, Decoded, Limits, decode};
+pub use decode::decode;
 pub use encode::{encode, encoded_len};
 pub use json::{decode_json, encode_json, to_json};
 

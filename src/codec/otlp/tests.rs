@@ -7,6 +7,8 @@ use opentelemetry_proto::tonic as theirs;
 use prost::Message;
 
 use super::*;
+use crate::codec::DecodeError;
+use crate::codec::Limits;
 use crate::codec::otlp::message::ExportTraceServiceRequest;
 use crate::codec::tests::bare_span;
 use crate::codec::tests::full_span;
