@@ -39,6 +39,10 @@ pub struct Inbound {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outbound {
+    /// Listen at all.
+    ///
+    /// Default: `true`. Reload: restart.
+    pub enabled: bool,
     /// Where the program connects.
     ///
     /// Default: `127.0.0.1:15601`. Reload: restart.
@@ -198,6 +202,7 @@ impl Default for Inbound {
 impl Default for Outbound {
     fn default() -> Self {
         Self {
+            enabled: true,
             listen: HostPort::new("127.0.0.1", 15601),
             tls: ClientConfig::default(),
         }

@@ -191,7 +191,8 @@ impl Drop for ActiveSpan {
             status: recording.status,
             resource: self.tracer.resource.clone(),
         };
-        self.tracer.sink.report(Arc::new(span));
+        // Counted first: a reporter may have exported it before the next line runs.
         self.tracer.ledger.report();
+        self.tracer.sink.report(Arc::new(span));
     }
 }

@@ -7,6 +7,6 @@
 )]
 
 mod layers;
-mod tls;
 mod remote_sampling;
 mod support;
+mod tls;

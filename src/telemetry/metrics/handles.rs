@@ -92,6 +92,11 @@ impl CounterTable {
 pub struct ActiveGauge(Gauge);
 
 impl ActiveGauge {
+    /// Sets the number, for things that are counted elsewhere.
+    pub fn set(&self, count: u64) {
+        self.0.set(count as f64);
+    }
+
     /// Counts one more until the guard is dropped.
     pub fn enter(&self) -> ActiveGuard {
         self.0.increment(1.0);

@@ -1,1 +1,0 @@
-//! Composition root: configuration to listeners, tasks, reload and drain.

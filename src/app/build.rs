@@ -1,0 +1,263 @@
+//! From settings to the parts they describe.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::model::Attribute;
+use crate::model::HostPort;
+use crate::model::Resource;
+use crate::model::Text;
+use crate::model::Value;
+use crate::net::client::Client;
+use crate::net::listen;
+use crate::net::listen::BindError;
+use crate::net::tls::Alpn;
+use crate::net::tls::ClientTls;
+use crate::net::tls::ServerTls;
+use crate::net::tls::TlsError;
+use crate::propagation::Propagator;
+use crate::proxy::listener::Listener;
+use crate::proxy::listener::Role;
+use crate::proxy::shared::Snapshot;
+use crate::proxy::upstream::PoolLimits;
+use crate::reporter::Sink;
+use crate::sampling;
+use crate::sampling::Sampler;
+use crate::telemetry::metrics::Metrics;
+use crate::tracer::Ledger;
+use crate::tracer::Tracer;
+use crate::tracer::Trust;
+use crate::tracer::clock::Clock;
+use crate::tracer::http::Conventions;
+use crate::tracer::http::ConventionsError;
+
+/// Most workers that are started unless the configuration names a number.
+const MAX_WORKERS: usize = 4;
+const DEFAULT_SERVICE: &str = "unknown_service";
+
+/// Why the settings cannot be put to work.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener's name does not resolve.
+    #[error("cannot listen on {addr}")]
+    Resolve {
+        /// As configured.
+        addr: HostPort,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS settings.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Span settings.
+    #[error(transparent)]
+    Conventions(#[from] ConventionsError),
+    /// A reporter.
+    #[error("reporter cannot be built")]
+    Reporter(#[from] crate::reporter::BuildError),
+}
+
+/// What outlives every reload.
+pub(super) struct Lasting {
+    pub(super) clock: Arc<Clock>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) metrics: Metrics,
+}
+
+/// How many workers to start.
+pub(super) fn workers(config: &Config) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MAX_WORKERS),
+        chosen => usize::from(chosen),
+    }
+}
+
+/// The name of the service in traces.
+pub(super) fn service(config: &Config) -> &str {
+    config.service.as_deref().unwrap_or(DEFAULT_SERVICE)
+}
+
+/// What all spans of this process have in common.
+pub(super) fn resource(config: &Config) -> Arc<Resource> {
+    let mut attributes: Vec<Attribute> = config
+        .resource
+        .iter()
+        .filter(|(key, _)| *key != "service.name")
+        .map(|(key, value)| Attribute {
+            key: Text::new(key),
+            value: Value::Str(Text::new(value)),
+        })
+        .collect();
+    let mut default = |key: &'static str, value: Text| {
+        if !attributes.iter().any(|attribute| attribute.key == key) {
+            attributes.push(Attribute::new(key, value));
+        }
+    };
+    default(
+        "service.instance.id",
+        Text::new(crate::tracer::ids::trace_id(false).hex().as_str()),
+    );
+    default("telemetry.sdk.name", Text::new_static("pillion"));
+    default("telemetry.sdk.language", Text::new_static("rust"));
+    default(
+        "telemetry.sdk.version",
+        Text::new_static(env!("CARGO_PKG_VERSION")),
+    );
+    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        default("host.name", Text::new(host.trim()));
+    }
+    Arc::new(Resource {
+        service: Text::new(service(config)),
+        attributes,
+    })
+}
+
+/// The sampler that the settings describe.
+pub(super) fn sampler(config: &Config) -> sampling::Built {
+    sampling::build(&config.sampling, service(config), &Client::plain())
+}
+
+/// What a reload replaces.
+pub(super) fn snapshot(
+    config: &Config,
+    lasting: &Lasting,
+    sampler: Arc<dyn Sampler>,
+    resource: Arc<Resource>,
+) -> Result<Snapshot, BuildError> {
+    let conventions = Conventions::new(&config.spans, &lasting.metrics)?;
+    let tracer = config.spans.enabled.then(|| {
+        Arc::new(Tracer {
+            propagator: Propagator::new(&config.propagation),
+            sampler,
+            sink: lasting.sink.clone(),
+            resource,
+            clock: lasting.clock.clone(),
+            ledger: lasting.ledger.clone(),
+            conventions,
+            short_trace_ids: !config.spans.trace_id_128bit,
+        })
+    });
+    let formats: Vec<&'static str> = config
+        .propagation
+        .extract
+        .iter()
+        .map(|name| name.as_str())
+        .collect();
+    Ok(Snapshot {
+        tracer,
+        correlate: config.linking.clone(),
+        trust: Trust::new(config.inbound.trust.clone()),
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+        forwarded: config.inbound.forwarded,
+        app_protocol: config.inbound.app_protocol,
+        propagation: lasting.metrics.propagation(&formats),
+    })
+}
+
+/// A listener with its sockets, one for each worker.
+pub(super) struct Bound {
+    pub(super) listener: Arc<Listener>,
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+/// Binds every listener of the data path.
+pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, BuildError> {
+    let mut bound = Vec::new();
+    if let Some(app) = &config.app {
+        let tls = config
+            .inbound
+            .tls
+            .as_ref()
+            .map(|tls| ServerTls::new(tls, Alpn::Http))
+            .transpose()?;
+        let listener = Listener {
+            role: Role::Inbound { app: app.clone() },
+            tls,
+        };
+        bound.push(bind(&config.inbound.listen, listener, workers)?);
+    }
+    if config.outbound.enabled {
+        let tls = Arc::new(ClientTls::new(&config.outbound.tls)?);
+        let listener = Listener {
+            role: Role::ForwardProxy { tls },
+            tls: None,
+        };
+        bound.push(bind(&config.outbound.listen, listener, workers)?);
+    }
+    for route in &config.routes {
+        let tls = route
+            .tls
+            .as_ref()
+            .map(ClientTls::new)
+            .transpose()?
+            .map(Arc::new);
+        let role = Role::Route {
+            to: route.to.clone(),
+            tls,
+            rewrite_host: route.rewrite_host,
+            peer_service: Text::new(&route.peer_service),
+        };
+        bound.push(bind(&route.listen, Listener { role, tls: None }, workers)?);
+    }
+    Ok(bound)
+}
+
+fn bind(at: &HostPort, listener: Listener, workers: usize) -> Result<Bound, BuildError> {
+    let addr = resolve(at)?;
+    let sockets = listen::bind_workers(addr, workers)?;
+    let address = sockets
+        .first()
+        .and_then(|socket| socket.local_addr().ok())
+        .unwrap_or(addr);
+    Ok(Bound {
+        listener: Arc::new(listener),
+        address,
+        sockets,
+    })
+}
+
+/// A listening address: the first that the name has.
+pub(super) fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
+    let failed = |source| BuildError::Resolve {
+        addr: at.clone(),
+        source,
+    };
+    let mut found = (at.host.as_str(), at.port)
+        .to_socket_addrs()
+        .map_err(failed)?;
+    found.next().ok_or_else(|| {
+        failed(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ))
+    })
+}
+
+/// One worker's share of the limits on upstream connections.
+pub(super) fn pool_limits(config: &Config, workers: usize) -> PoolLimits {
+    let share = config.limits.upstream_connections.div_ceil(workers.max(1));
+    PoolLimits {
+        connections: share.max(1),
+        idle_per_destination: config.limits.idle_per_destination,
+        idle: config.timeouts.upstream_idle.0,
+        wait: config.timeouts.pool.0,
+        head_size: config.limits.head_size.as_usize(),
+        headers: config.limits.headers,
+        streams: usize::try_from(config.limits.http2_streams)
+            .unwrap_or(usize::MAX)
+            .max(1),
+    }
+}

@@ -1,0 +1,14 @@
+//! Composition root: configuration to listeners, tasks, reload and drain.
+//!
+//! One control thread (the caller's) runs reporters, pollers, admin and signals on a single-threaded runtime; each
+//! worker thread runs its own single-threaded runtime with its own sockets and pools. Nothing but this module knows
+//! everything.
+
+mod build;
+mod ledger;
+mod run;
+mod worker;
+
+pub use run::RunError;
+pub use run::Running;
+pub use run::run;

@@ -1,0 +1,89 @@
+//! A worker thread: its runtime, its sockets, its pools.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::net::drain::Drain;
+use crate::proxy::listener;
+use crate::proxy::listener::Listener;
+use crate::proxy::shared::Shared;
+use crate::proxy::shared::Worker;
+use crate::proxy::upstream::Pool;
+use crate::proxy::upstream::PoolLimits;
+use crate::telemetry::metrics::Direction;
+use crate::telemetry::metrics::Metrics;
+
+/// What one worker starts with.
+pub(super) struct Plan {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Metrics,
+    pub(super) limits: PoolLimits,
+    pub(super) sockets: Vec<(Arc<Listener>, TcpListener)>,
+    pub(super) drain: Drain,
+    /// Ends the thread: whatever is still open then is cut.
+    pub(super) stop: CancellationToken,
+}
+
+/// Starts the thread. Its sockets listen already: nothing that arrives before it runs is lost.
+pub(super) fn spawn(plan: Plan) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("worker-{}", plan.index))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(work(plan)),
+                Err(error) => error!(%error, "a worker has no runtime"),
+            }
+        })
+}
+
+async fn work(plan: Plan) {
+    let Plan {
+        index,
+        shared,
+        metrics,
+        limits,
+        sockets,
+        drain,
+        stop,
+    } = plan;
+    let pool = |direction| {
+        Pool::new(
+            limits,
+            metrics.pool(direction),
+            shared.metrics(direction).upstream.clone(),
+        )
+    };
+    let worker = Arc::new(Worker {
+        index,
+        inbound_pool: pool(Direction::Inbound),
+        outbound_pool: pool(Direction::Outbound),
+        requests: metrics.requests(),
+        shared,
+    });
+    tokio::spawn(worker.inbound_pool.clone().run_sweep());
+    tokio::spawn(worker.outbound_pool.clone().run_sweep());
+    for (listener, socket) in sockets {
+        match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => {
+                tokio::spawn(listener::accept(
+                    worker.clone(),
+                    listener,
+                    socket,
+                    drain.watch(),
+                ));
+            }
+            Err(error) => error!(%error, "a listener cannot be polled"),
+        }
+    }
+    drop(drain);
+    stop.cancelled().await;
+}
