@@ -127,14 +127,14 @@ fn listeners(config: &Config, found: &mut Findings) {
             found.error(path, format!("{listen} is taken by `{other}`"), None);
         }
     }
-    if let Some(app) = &config.app {
-        if reaches(app, &config.inbound.listen) {
-            found.error(
-                "app",
-                format!("{app} is the inbound listener itself, requests would go in circles"),
-                Some("write the address on which the program listens".to_owned()),
-            );
-        }
+    if let Some(app) = &config.app
+        && reaches(app, &config.inbound.listen)
+    {
+        found.error(
+            "app",
+            format!("{app} is the inbound listener itself, requests would go in circles"),
+            Some("write the address on which the program listens".to_owned()),
+        );
     }
 }
 

@@ -153,11 +153,12 @@ fn is_service_link(rest: &str) -> bool {
 
 fn value(text: &str, shape: Shape, origin: &Origin) -> Node {
     let flow = text.trim_start().starts_with(['[', '{']);
-    if flow && shape != Shape::Scalar {
-        if let Ok(mut node) = yaml::parse(text) {
-            relabel(&mut node, origin);
-            return node;
-        }
+    if flow
+        && shape != Shape::Scalar
+        && let Ok(mut node) = yaml::parse(text)
+    {
+        relabel(&mut node, origin);
+        return node;
     }
     let kind = match shape {
         Shape::List if !flow => Kind::List(

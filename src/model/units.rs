@@ -154,7 +154,7 @@ impl fmt::Display for HumanDuration {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, scale) in &SIZE_UNITS[..3] {
-            if self.0 != 0 && self.0 % scale == 0 {
+            if self.0 != 0 && self.0.is_multiple_of(*scale) {
                 return write!(f, "{}{unit}", self.0 / scale);
             }
         }

@@ -19,7 +19,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::expect::Gate;
 
 /// Whatever broke a body, on its way to the other side.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body on its way upstream.
 pub struct RequestBody {
@@ -40,7 +40,7 @@ pub struct Progress {
 }
 
 /// A response body on its way downstream. Ending or dropping it ends the exchange.
-pub struct ResponseBody {
+pub(super) struct ResponseBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
 }
@@ -166,7 +166,7 @@ impl Body for RequestBody {
 
 impl ResponseBody {
     /// Text of our own, without an exchange to end.
-    pub fn local(bytes: Bytes) -> Self {
+    pub(super) fn local(bytes: Bytes) -> Self {
         Self {
             source: Source::Local((!bytes.is_empty()).then_some(bytes)),
             exchange: None,
@@ -174,7 +174,7 @@ impl ResponseBody {
     }
 
     /// The upstream's body; `exchange` ends with it.
-    pub fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
+    pub(super) fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
             return Self {
@@ -189,7 +189,7 @@ impl ResponseBody {
     }
 
     /// Makes an exchange end together with a text of our own.
-    pub fn attach(&mut self, mut exchange: Box<Exchange>) {
+    pub(super) fn attach(&mut self, mut exchange: Box<Exchange>) {
         exchange.complete();
         self.exchange = Some(exchange);
     }

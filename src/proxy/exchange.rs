@@ -27,7 +27,7 @@ use crate::telemetry::metrics::RequestLabels;
 use crate::tracer::ActiveSpan;
 
 /// An exchange that has begun.
-pub struct Exchange {
+pub(super) struct Exchange {
     conn: Arc<Conn>,
     labels: RequestLabels,
     kind: Kind,
@@ -70,7 +70,7 @@ enum Outcome {
 
 impl Exchange {
     /// Begins.
-    pub fn new(
+    pub(super) fn new(
         conn: Arc<Conn>,
         labels: RequestLabels,
         kind: Kind,
@@ -97,7 +97,7 @@ impl Exchange {
     }
 
     /// An upstream connection was found.
-    pub fn connected(&mut self, lease: &Lease) {
+    pub(super) fn connected(&mut self, lease: &Lease) {
         self.times.connect = lease.timing;
         self.times.reused = lease.reused;
         if self.kind == Kind::Client
@@ -108,7 +108,7 @@ impl Exchange {
     }
 
     /// The destination of a CONNECT tunnel was reached.
-    pub fn tunnel_opened(&mut self, peer: SocketAddr, timing: ConnectTiming) {
+    pub(super) fn tunnel_opened(&mut self, peer: SocketAddr, timing: ConnectTiming) {
         let now = Instant::now();
         self.times = Times {
             connect: timing,
@@ -123,12 +123,12 @@ impl Exchange {
     }
 
     /// The request was handed to the upstream connection.
-    pub fn sent(&mut self, now: Instant) {
+    pub(super) fn sent(&mut self, now: Instant) {
         self.times.sent = Some(now);
     }
 
     /// The response head is here.
-    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+    pub(super) fn responded(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         self.times.first_byte = Some(now);
         self.labels.status = Some(status);
         let failed =
@@ -147,7 +147,7 @@ impl Exchange {
     }
 
     /// A frame of the response body passed.
-    pub fn frame(&mut self, frame: &Frame<Bytes>) {
+    pub(super) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.response_bytes += data.len() as u64;
         } else if let (Some(trailers), Some(span)) = (frame.trailers_ref(), &mut self.span) {
@@ -159,7 +159,7 @@ impl Exchange {
     }
 
     /// Bytes that went through a tunnel.
-    pub fn tunneled(&mut self, up: u64, down: u64) {
+    pub(super) fn tunneled(&mut self, up: u64, down: u64) {
         self.response_bytes = down;
         if let Some(span) = &mut self.span {
             span.set("pillion.tunnel.bytes_sent", up as i64);
@@ -168,14 +168,14 @@ impl Exchange {
     }
 
     /// The response has passed whole.
-    pub fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         if self.outcome == Outcome::Open {
             self.outcome = Outcome::Complete;
         }
     }
 
     /// The upstream broke off in the middle of the response.
-    pub fn break_off(&mut self, error: &hyper::Error) {
+    pub(super) fn break_off(&mut self, error: &hyper::Error) {
         let (label, name) = if error.is_timeout() {
             (ErrorType::Timeout, "timeout")
         } else if error.is_parse() {
@@ -187,7 +187,7 @@ impl Exchange {
     }
 
     /// The exchange failed in a way that has a name but no answer of ours.
-    pub fn fail_as(&mut self, label: ErrorType, name: &'static str) {
+    pub(super) fn fail_as(&mut self, label: ErrorType, name: &'static str) {
         self.outcome = Outcome::Failed;
         self.labels.error = Some(label);
         if let Some(span) = &mut self.span {
@@ -196,7 +196,7 @@ impl Exchange {
     }
 
     /// Pillion answers itself, with this status.
-    pub fn refused(&mut self, error: &ProxyError, status: StatusCode) {
+    pub(super) fn refused(&mut self, error: &ProxyError, status: StatusCode) {
         self.outcome = Outcome::Failed;
         self.labels.status = Some(status);
         self.labels.error = Some(error.error_type());

@@ -39,7 +39,7 @@ const STALE_TRIES: usize = 2;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Serves one request. Every failure becomes an answer.
-pub async fn handle(
+pub(super) async fn handle(
     conn: Arc<Conn>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {

@@ -27,7 +27,7 @@ const PROTECTED: &[HeaderName] = &[
 ];
 
 /// What the caller wants to turn the connection into.
-pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
+pub(super) fn wants_upgrade<B>(request: &Request<B>) -> bool {
     if request.version() == Version::HTTP_2 {
         return request.method() == Method::CONNECT
             && request.extensions().get::<hyper::ext::Protocol>().is_some();
@@ -40,7 +40,7 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
 /// Removes what belongs to one connection alone. `Upgrade` stays when `upgrading`; `TE: trailers` always does.
 ///
 /// Source: RFC 9110 section 7.6.1.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
     let upgrade = if upgrading {
         upgrade_option(headers)
     } else {
@@ -88,7 +88,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
 }
 
 /// Tells the program who called, when the operator wants that.
-pub fn add_forwarded(
+pub(super) fn add_forwarded(
     how: Forwarded,
     headers: &mut HeaderMap,
     client: IpAddr,
@@ -123,7 +123,7 @@ pub fn add_forwarded(
 }
 
 /// True when `Connection` names this option.
-pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
+pub(super) fn connection_has(headers: &HeaderMap, option: &str) -> bool {
     headers
         .get_all(header::CONNECTION)
         .iter()

@@ -38,7 +38,7 @@ const BUSY: u8 = 2;
 pub struct Phase(Arc<AtomicU8>);
 
 /// The connection under watch.
-pub struct Patience<IO> {
+pub(super) struct Patience<IO> {
     io: IO,
     phase: Phase,
     head: Duration,
@@ -63,7 +63,7 @@ impl Phase {
 
 impl<IO> Patience<IO> {
     /// Watches `io`. Zero means no limit.
-    pub fn new(io: IO, phase: Phase, head: Duration, idle: Duration) -> Self {
+    pub(super) fn new(io: IO, phase: Phase, head: Duration, idle: Duration) -> Self {
         let head = if head.is_zero() { FOREVER } else { head };
         let idle = if idle.is_zero() { FOREVER } else { idle };
         let now = Instant::now();

@@ -10,7 +10,7 @@ use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
 
 /// The answer for a failure: a status by its side and kind, one short line of text that says who answers and why.
-pub fn failure(error: &ProxyError) -> Response<ResponseBody> {
+pub(super) fn failure(error: &ProxyError) -> Response<ResponseBody> {
     let status = status_of(error);
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -29,7 +29,7 @@ pub fn failure(error: &ProxyError) -> Response<ResponseBody> {
 }
 
 /// A plain-text answer of our own.
-pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
+pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::local(body.into()));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

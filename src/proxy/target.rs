@@ -25,7 +25,7 @@ use crate::proxy::upstream::TlsTarget;
 use crate::tracer::http::is_grpc;
 
 /// Where one request goes.
-pub struct Target {
+pub(super) struct Target {
     /// The connection it needs.
     pub destination: Destination,
     form: Form,
@@ -42,7 +42,7 @@ enum Form {
 }
 
 /// Finds the destination of a request that came through this connection's listener.
-pub fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError> {
+pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError> {
     let target = match &conn.listener.role {
         Role::Inbound { app } => {
             let http2 = match conn.snapshot.app_protocol {
@@ -84,12 +84,12 @@ pub fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError
 }
 
 /// The host and port that the request names.
-pub fn host(request: &Request<Incoming>) -> Option<&str> {
+pub(super) fn host(request: &Request<Incoming>) -> Option<&str> {
     crate::tracer::http::host_of(request.uri(), request.headers())
 }
 
 /// Where a CONNECT request wants to go.
-pub fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<HostPort, ProxyError> {
+pub(super) fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<HostPort, ProxyError> {
     let Role::ForwardProxy { .. } = conn.listener.role else {
         return Err(ProxyError::BadRequest(
             "CONNECT is served by the outbound forward proxy alone",
@@ -107,7 +107,7 @@ pub fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<HostPort, 
 
 impl Target {
     /// Rewrites target, version and `Host` for the upstream connection.
-    pub fn rewrite(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+    pub(super) fn rewrite(&self, parts: &mut Parts) -> Result<(), ProxyError> {
         match self.form {
             Form::Own => {}
             Form::FromAbsolute => {

@@ -37,7 +37,7 @@ use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
 
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
-pub fn begin(
+pub(super) fn begin(
     conn: &Arc<Conn>,
     mut request: Request<Incoming>,
     slot: RequestSlot,
@@ -106,7 +106,7 @@ pub fn begin(
 }
 
 /// Answers a request that finds no place among the requests in flight.
-pub fn shed(
+pub(super) fn shed(
     conn: &Arc<Conn>,
     request: &Request<Incoming>,
     limit: usize,

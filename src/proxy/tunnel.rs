@@ -27,7 +27,7 @@ use crate::telemetry::metrics::ErrorType;
 const BUFFER: usize = 16 * 1024;
 
 /// A tunnel whose two ends are about to be there.
-pub struct Pending {
+pub(super) struct Pending {
     downstream: OnUpgrade,
     upstream: Upstream,
     drain: Watch,
@@ -39,7 +39,7 @@ enum Upstream {
 }
 
 /// Opens the destination of a CONNECT request; the tunnel begins when the caller has its 200.
-pub async fn connect(
+pub(super) async fn connect(
     conn: &Arc<Conn>,
     mut request: Request<Incoming>,
     exchange: &mut Exchange,
@@ -63,7 +63,7 @@ pub async fn connect(
 
 impl Pending {
     /// A tunnel between the two connections of an upgraded exchange.
-    pub fn upgrade(conn: &Conn, downstream: OnUpgrade, upstream: OnUpgrade) -> Self {
+    pub(super) fn upgrade(conn: &Conn, downstream: OnUpgrade, upstream: OnUpgrade) -> Self {
         Self {
             downstream,
             upstream: Upstream::Upgraded(upstream),
@@ -72,7 +72,7 @@ impl Pending {
     }
 
     /// Runs the tunnel in its own task; the exchange ends with it.
-    pub fn start(self, exchange: Box<Exchange>) {
+    pub(super) fn start(self, exchange: Box<Exchange>) {
         tokio::spawn(self.run(exchange));
     }
 

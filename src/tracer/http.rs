@@ -132,14 +132,14 @@ impl Conventions {
         headers: &HeaderMap,
     ) -> Operation {
         let word = known_method(method);
-        if is_grpc(headers) {
-            if let Some(rpc_method) = self.rpc_name(uri.path()) {
-                return Operation {
-                    name: rpc_method.clone(),
-                    route: None,
-                    rpc_method: Some(rpc_method),
-                };
-            }
+        if is_grpc(headers)
+            && let Some(rpc_method) = self.rpc_name(uri.path())
+        {
+            return Operation {
+                name: rpc_method.clone(),
+                route: None,
+                rpc_method: Some(rpc_method),
+            };
         }
         let route = if kind == Kind::Server {
             self.routes.find(uri.path()).cloned()

@@ -76,7 +76,7 @@ impl Redaction {
 }
 
 /// An authority with any user information replaced: `user:pw@host` becomes `REDACTED:REDACTED@host`.
-pub fn authority(authority: &str) -> Cow<'_, str> {
+pub(super) fn authority(authority: &str) -> Cow<'_, str> {
     match authority.rsplit_once('@') {
         Some((_, host)) => Cow::Owned(format!("{REDACTED}:{REDACTED}@{host}")),
         None => Cow::Borrowed(authority),
@@ -84,7 +84,7 @@ pub fn authority(authority: &str) -> Cow<'_, str> {
 }
 
 /// True for headers that must never be recorded.
-pub fn is_credential(name: &HeaderName) -> bool {
+pub(super) fn is_credential(name: &HeaderName) -> bool {
     CREDENTIAL_HEADERS.contains(&name.as_str())
 }
 

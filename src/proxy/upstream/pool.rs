@@ -82,7 +82,7 @@ struct Idle {
 }
 
 /// A handle on a shared HTTP/2 connection; dropping it frees its stream.
-pub struct SharedSender {
+pub(super) struct SharedSender {
     pub(super) sender: http2::SendRequest<RequestBody>,
     peer: SocketAddr,
     streams: Arc<AtomicUsize>,
