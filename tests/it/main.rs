@@ -8,7 +8,7 @@
 
 mod fuzz_corpus;
 mod layers;
-mod tls;
+mod propagation;
 mod remote_sampling;
 mod support;
-mod propagation;
+mod tls;

@@ -342,6 +342,8 @@ fn every_header_of_a_written_format_is_replaced() {
     assert_eq!(lines(&carrier), expected);
     let fields: Vec<_> = propagator.fields().map(|name| name.as_str()).collect();
     assert_eq!(fields, ["traceparent", "tracestate", "uber-trace-id"]);
+    let formats: Vec<_> = propagator.formats().collect();
+    assert_eq!(formats, ["tracecontext", "jaeger", "b3", "baggage"]);
 }
 
 #[test]
