@@ -27,7 +27,8 @@ pub struct Config {
     /// Unit: list of names. Default: `[tracecontext, jaeger, b3, baggage]`. Reload: live.
     pub extract: Vec<Name>,
     /// The formats that are written. All ids of a chosen format are replaced; baggage that a request carries already
-    /// stays as it is. Formats that are not chosen pass byte for byte. Empty: nothing is written.
+    /// stays as it is and is added in the chosen forms it lacks (`baggage` for W3C's, `jaeger` for `uberctx-*`).
+    /// Formats that are not chosen pass byte for byte. Empty: nothing is written.
     ///
     /// Unit: list of names. Default: `[tracecontext, jaeger, baggage]`. Reload: live.
     pub inject: Vec<Name>,

@@ -137,6 +137,11 @@ impl Propagator {
         self.writes.iter().chain(&self.stale).copied()
     }
 
+    /// The names of all configured formats, each once, those that are read first: the labels metrics need.
+    pub fn formats(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.all.iter().map(|format| format.name())
+    }
+
     fn own_baggage(&self, headers: &HeaderMap) -> Items {
         let present = self.present(&self.all, headers);
         let mut items = Items::default();

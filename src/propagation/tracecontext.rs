@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::model::SamplingState;
 use crate::model::SpanContext;
@@ -116,41 +117,40 @@ fn read_tracestate(headers: &HeaderMap) -> TraceState {
         return TraceState::default();
     }
     let mut n_members = 0;
-    let mut list = String::new();
-    for member in values
+    let mut list: SmallVec<[u8; 512]> = SmallVec::new();
+    let members = values
         .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    for member in members
+        .map(<[u8]>::trim_ascii)
+        .filter(|member| !member.is_empty())
     {
-        let member = member.trim_ascii();
-        if member.is_empty() {
-            continue;
-        }
         n_members += 1;
-        let Some(member) = checked_member(member).filter(|_| n_members <= MAX_MEMBERS) else {
+        if n_members > MAX_MEMBERS || !is_member(member) {
             return TraceState::default();
-        };
-        if list.is_empty() {
-            list.reserve_exact(total);
-        } else {
-            list.push(',');
         }
-        list.push_str(member);
+        if !list.is_empty() {
+            list.push(b',');
+        }
+        list.extend_from_slice(member);
     }
+    let list = std::str::from_utf8(&list).unwrap_or_default();
     TraceState((!list.is_empty()).then(|| Arc::from(list)))
 }
 
-/// The member as text when its key and value keep Level 2's rules. Blanks around it are gone already.
-fn checked_member(member: &[u8]) -> Option<&str> {
-    let equals = member.iter().position(|byte| *byte == b'=')?;
+/// True when key and value keep Level 2's rules. Blanks around the member are gone already.
+fn is_member(member: &[u8]) -> bool {
+    let Some(equals) = member.iter().position(|byte| *byte == b'=') else {
+        return false;
+    };
     let (key, value) = (&member[..equals], &member[equals + 1..]);
     let is_key_char = |byte: &u8| is_key_start(*byte) || b"_-*/@".contains(byte);
     let is_value_char = |byte: &u8| matches!(byte, 0x20..=0x7e) && *byte != b'=';
-    let is_good = key.first().copied().is_some_and(is_key_start)
+    key.first().copied().is_some_and(is_key_start)
         && key.len() <= 256
         && key.iter().all(is_key_char)
         && (1..=256).contains(&value.len())
-        && value.iter().all(is_value_char);
-    std::str::from_utf8(member).ok().filter(|_| is_good)
+        && value.iter().all(is_value_char)
 }
 
 fn is_key_start(byte: u8) -> bool {

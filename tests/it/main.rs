@@ -6,7 +6,9 @@
     reason = "an expectation that fails is how a test fails"
 )]
 
+mod fuzz_corpus;
 mod layers;
+mod propagation;
 mod remote_sampling;
 mod support;
 mod tls;
