@@ -6,7 +6,9 @@
     reason = "an expectation that fails is how a test fails"
 )]
 
+mod admin;
 mod layers;
 mod tls;
 mod remote_sampling;
 mod support;
+mod view_page;
