@@ -7,8 +7,10 @@
 )]
 
 mod fuzz_corpus;
+mod admin;
 mod layers;
 mod propagation;
 mod remote_sampling;
 mod support;
 mod tls;
+mod view_page;

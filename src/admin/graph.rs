@@ -1,0 +1,227 @@
+//! Who calls whom: the service graph over a set of traces. Pure functions over spans.
+//!
+//! A call is a span whose parent belongs to another service. A client span that nobody answered with a span of
+//! their own points at something outside: a database, a service without tracing.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::admin::search;
+use crate::admin::store::Trace;
+use crate::model::Kind;
+use crate::model::Span;
+use crate::model::Text;
+use crate::model::Value;
+
+/// Peers outside that are told apart; the rest is one node.
+const MAX_OUTSIDE: usize = 100;
+
+/// The service graph, sorted by name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub(super) struct Graph {
+    /// Services, and peers outside that they call.
+    pub(super) nodes: Vec<Node>,
+    /// Calls from one to another.
+    pub(super) edges: Vec<Edge>,
+}
+
+/// One service or peer outside.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Node {
+    /// `service.name`, or the address of a peer outside.
+    pub(super) name: Text,
+    /// True for a peer that sent no spans.
+    pub(super) outside: bool,
+    /// Spans of this service.
+    pub(super) spans: u64,
+    /// Requests it served: server and consumer spans.
+    #[serde(flatten)]
+    pub(super) served: Calls,
+}
+
+/// Calls from one service to another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Edge {
+    /// The caller.
+    pub(super) parent: Text,
+    /// The callee.
+    pub(super) child: Text,
+    /// The calls, with the caller's durations where the caller recorded them.
+    #[serde(flatten)]
+    pub(super) calls: Calls,
+}
+
+/// A number of calls.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Calls {
+    /// How many.
+    pub(super) calls: u64,
+    /// How many failed, as the callee or the caller says.
+    pub(super) errors: u64,
+    /// Median duration in nanoseconds.
+    pub(super) p50_nanos: u64,
+    /// 95th percentile of the durations in nanoseconds.
+    pub(super) p95_nanos: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    errors: u64,
+    nanos: Vec<u64>,
+}
+
+#[derive(Default)]
+struct Builder {
+    spans: BTreeMap<Text, (u64, Tally)>,
+    edges: BTreeMap<(Text, Text), Tally>,
+    outside: HashSet<Text>,
+}
+
+/// Builds the graph of these traces.
+pub(super) fn build(traces: &[Trace]) -> Graph {
+    let mut builder = Builder::default();
+    for trace in traces {
+        builder.add(trace);
+    }
+    builder.finish()
+}
+
+impl Builder {
+    fn add(&mut self, trace: &Trace) {
+        let by_id: HashMap<_, _> = trace
+            .spans
+            .iter()
+            .map(|span| (span.context.span_id, span))
+            .collect();
+        let mut answered = HashSet::new();
+        for span in &trace.spans {
+            self.add_served(span);
+            let Some(parent) = span.parent.and_then(|id| by_id.get(&id)) else {
+                continue;
+            };
+            if parent.resource.service == span.resource.service {
+                // A local child of the same name answers nothing, but a service that calls itself does.
+                if span.kind != Kind::Server || parent.kind != Kind::Client {
+                    continue;
+                }
+            }
+            answered.insert(parent.context.span_id);
+            self.add_call(parent, &span.resource.service, Some(span));
+        }
+        for span in &trace.spans {
+            if matches!(span.kind, Kind::Client | Kind::Producer)
+                && !answered.contains(&span.context.span_id)
+                && let Some(peer) = self.peer(span)
+            {
+                self.add_call(span, &peer, None);
+                self.outside.insert(peer);
+            }
+        }
+    }
+
+    fn add_served(&mut self, span: &Arc<Span>) {
+        let (count, served) = self.spans.entry(span.resource.service.clone()).or_default();
+        *count += 1;
+        if matches!(span.kind, Kind::Server | Kind::Consumer) {
+            served.add(span.duration_nanos(), search::is_error(span));
+        }
+    }
+
+    fn add_call(&mut self, caller: &Span, callee: &Text, answer: Option<&Arc<Span>>) {
+        let timed = match answer {
+            Some(answer) if caller.kind != Kind::Client => answer.duration_nanos(),
+            _ => caller.duration_nanos(),
+        };
+        let failed = match answer {
+            Some(answer) => {
+                search::is_error(answer)
+                    || (caller.kind == Kind::Client && search::is_error(caller))
+            }
+            None => search::is_error(caller),
+        };
+        let key = (caller.resource.service.clone(), callee.clone());
+        self.edges.entry(key).or_default().add(timed, failed);
+    }
+
+    fn peer(&self, span: &Span) -> Option<Text> {
+        let text = |key| {
+            span.attribute(key)
+                .and_then(Value::as_str)
+                .filter(|name| !name.is_empty())
+        };
+        let port = span.attribute("server.port").and_then(Value::as_i64);
+        let named = text("service.peer.name").or_else(|| text("peer.service"));
+        let name = match (named, text("server.address"), port) {
+            (Some(name), ..) => Text::from(name),
+            (None, Some(address), Some(port)) => Text::from(format!("{address}:{port}")),
+            (None, Some(address), None) => Text::from(address),
+            (None, None, _) => Text::from(text("network.peer.address")?),
+        };
+        if self.outside.len() >= MAX_OUTSIDE && !self.outside.contains(&name) {
+            return Some(Text::new_static("others"));
+        }
+        Some(name)
+    }
+
+    fn finish(self) -> Graph {
+        let mut nodes: Vec<_> = self
+            .spans
+            .into_iter()
+            .map(|(name, (spans, served))| Node {
+                name,
+                outside: false,
+                spans,
+                served: served.finish(),
+            })
+            .collect();
+        for name in self.outside {
+            if !nodes.iter().any(|node| node.name == name) {
+                nodes.push(Node {
+                    name,
+                    outside: true,
+                    spans: 0,
+                    served: Calls::default(),
+                });
+            }
+        }
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let edges = self
+            .edges
+            .into_iter()
+            .map(|((parent, child), tally)| Edge {
+                parent,
+                child,
+                calls: tally.finish(),
+            })
+            .collect();
+        Graph { nodes, edges }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, nanos: u64, failed: bool) {
+        self.nanos.push(nanos);
+        self.errors += u64::from(failed);
+    }
+
+    fn finish(mut self) -> Calls {
+        self.nanos.sort_unstable();
+        let at = |part: usize| {
+            let last = self.nanos.len().saturating_sub(1);
+            self.nanos.get(last * part / 100).copied().unwrap_or(0)
+        };
+        Calls {
+            calls: self.nanos.len() as u64,
+            errors: self.errors,
+            p50_nanos: at(50),
+            p95_nanos: at(95),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// What unfolds under a span: the story in plain words, then attributes, events, links and the resource.
+
+import { copy, duration, h, plural } from './dom.js';
+import { linking, origin, sampling } from './words.js';
+
+/** Builds the details of one span of the trace with this id. */
+export function details(span, traceId) {
+  return h('div', { class: 'details' },
+    h('div', { class: 'line' },
+      h('strong', null, span.name), h('span', { class: 'muted' }, `${span.kind} span of ${span.service}`),
+      h('span', { class: 'muted' }, `starts at ${duration(span.start)}, takes ${duration(span.duration)}`),
+      h('span', { class: 'push' }),
+      h('button', { class: 'copy mono', title: 'Copy the span id', onclick: () => copy(span.id, 'Span id') }, span.id),
+      h('button', { class: 'ghost', onclick: () => copy(`${location.origin}${location.pathname}#/trace/${traceId}?span=${encodeURIComponent(span.key)}`, 'Link') }, 'Copy link')),
+    story(span),
+    h('div', { class: 'tables' },
+      table('Attributes', span.attributes, 'No attributes.'),
+      span.events.length > 0 && events(span),
+      span.links.length > 0 && links(span),
+      resource(span)));
+}
+
+function story(span) {
+  const parts = [];
+  if (span.error) parts.push(['Failed', 'bad', [failure(span)]]);
+  const linked = linking(span);
+  if (linked) parts.push([`Link: ${linked.label}`, linked.tone, linked.sentences]);
+  const sampled = sampling(span);
+  if (sampled.length > 0) parts.push(['Sampling', 'quiet', sampled]);
+  else if (span.orphan) parts.push(['Sampling', 'quiet', ['The caller had decided that this trace is recorded.']]);
+  const answered = origin(span);
+  if (answered) parts.push(['Answer', 'quiet', [answered]]);
+  if (span.orphan) parts.push(['Parent', 'quiet', [`The parent span ${span.parentId} is not here: reported elsewhere, not yet, or not at all.`]]);
+  if (parts.length === 0) return null;
+  return h('dl', { class: 'story' }, parts.map(([title, tone, sentences]) => [h('dt', { class: tone }, title), h('dd', null, sentences.join(' '))]));
+}
+
+function failure(span) {
+  const status = span.attributes.get('http.response.status_code');
+  const type = span.attributes.get('error.type');
+  const parts = [];
+  if (span.message) parts.push(span.message);
+  if (status !== undefined) parts.push(`The response had status ${status}.`);
+  if (type !== undefined && String(type) !== String(status)) parts.push(`Error type: ${type}.`);
+  return parts.length > 0 ? parts.join(' ') : 'The span ended with an error; nothing says which.';
+}
+
+function table(title, entries, none) {
+  const sorted = [...entries].sort(([a], [b]) => (a < b ? -1 : 1));
+  return h('section', null, h('h3', null, title), sorted.length === 0 ? h('p', { class: 'muted' }, none) : rows(sorted));
+}
+
+function rows(entries) {
+  return h('table', { class: 'attributes' }, h('tbody', null, entries.map(([key, value]) => h('tr', null,
+    h('th', { scope: 'row' }, key), h('td', { class: typeof value === 'string' ? '' : 'literal' }, String(value))))));
+}
+
+function events(span) {
+  return h('section', null, h('h3', null, plural(span.events.length, 'event')),
+    h('ol', { class: 'events' }, span.events.map((event) => h('li', null,
+      h('span', { class: 'mono muted' }, `${event.at < 0 ? '−' : '+'}${duration(Math.abs(event.at))}`), ' ', h('strong', null, event.name || 'event'),
+      event.attributes.size > 0 && rows([...event.attributes])))));
+}
+
+function links(span) {
+  return h('section', null, h('h3', null, plural(span.links.length, 'link')),
+    h('ol', { class: 'events' }, span.links.map((link) => h('li', null,
+      h('a', { class: 'mono', href: `#/trace/${link.traceId}?span=${encodeURIComponent(link.spanId)}` }, `trace ${link.traceId.slice(0, 16)}… span ${link.spanId}`),
+      link.attributes.size > 0 && rows([...link.attributes])))));
+}
+
+function resource(span) {
+  const all = [['service.name', span.service], ...span.resource];
+  if (span.traceState) all.push(['tracestate', span.traceState]);
+  return h('section', null, h('details', null, h('summary', null, h('h3', null, `Resource (${all.length})`)), rows(all)));
+}
