@@ -3,36 +3,17 @@
 //! [`sniff`] is the rule, without input or output; [`detect`] reads until the rule has decided. A peer whose first
 //! bytes are no HTTP and no TLS is forwarded without being understood: the rule would rather let an odd HTTP request
 //! pass unseen than disturb another protocol. What it gives up: Redis' inline form `GET /key` looks like HTTP, and
-//! HTTP methods in lower case do not.
+//! HTTP methods in lower case do not. How long to wait is the listener's to know.
 //!
 //! A peer that says nothing may wait for the other side to speak first, so silence is an outcome of its own.
 
 mod read;
 mod sniff;
 
-use crate::model::HumanDuration;
 use crate::telemetry::metrics::Detected;
 
 pub use read::detect;
 pub use sniff::{MAX_PREFIX, Reason, Sniff, sniff};
-
-/// Settings of detection.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Longest wait for a connection's first bytes before it is handled as opaque.
-    ///
-    /// Unit: duration (`10s`, `250ms`). Default: `10s`. Reload: new connections.
-    pub timeout: HumanDuration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            timeout: HumanDuration::from_secs(10),
-        }
-    }
-}
 
 /// What a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,6 +71,9 @@ pub enum TlsError {
     /// A certificate without its key or the reverse.
     #[error("cert_file and key_file must be set together")]
     HalfPair,
+    /// A listener has TLS and no certificate or key.
+    #[error("{0} must be set")]
+    Unset(&'static str),
     /// The name to verify is neither a host name nor an address.
     #[error("{0:?} is not a host name or an IP address")]
     ServerName(String),

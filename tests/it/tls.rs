@@ -1,7 +1,5 @@
 //! TLS over loopback: trust, client certificates, reload, protocols.
 
-#![allow(clippy::unwrap_used)]
-
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -411,4 +409,6 @@ fn a_certificate_without_its_key_is_refused() {
         error.to_string(),
         "\"not a name\" is not a host name or an IP address"
     );
+    let error = ServerTls::new(&ServerConfig::default(), Alpn::Http).unwrap_err();
+    assert_eq!(error.to_string(), "cert_file must be set");
 }

@@ -1,3 +1,5 @@
+//! Against servers on loopback: versions, limits, failures.
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;

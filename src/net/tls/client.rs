@@ -124,6 +124,16 @@ impl ClientTls {
         Ok(Reload::Changed)
     }
 
+    /// The files whose change calls for [`ClientTls::reload`].
+    pub fn files(&self) -> Vec<PathBuf> {
+        let config = &self.shared.config;
+        [&config.ca_file, &config.cert_file, &config.key_file]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
     /// The settings as rustls takes them.
     pub fn config(&self, alpn: Alpn) -> Arc<rustls::ClientConfig> {
         self.shared.loaded.load().by_alpn[alpn as usize].clone()

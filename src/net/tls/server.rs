@@ -127,6 +127,14 @@ impl ServerTls {
 }
 
 fn read(config: &ServerConfig) -> Result<Files, TlsError> {
+    for (file, key) in [
+        (&config.cert_file, "cert_file"),
+        (&config.key_file, "key_file"),
+    ] {
+        if file.as_os_str().is_empty() {
+            return Err(TlsError::Unset(key));
+        }
+    }
     Ok(Files {
         cert: PemFile::read(&config.cert_file)?,
         key: PemFile::read(&config.key_file)?,

@@ -1,3 +1,5 @@
+//! What is written for which event at which level.
+
 use std::io;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Names, labels, caps, guards, and what Prometheus' own linter says.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
