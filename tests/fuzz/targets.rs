@@ -4,43 +4,147 @@
 //! accepted. The fuzzer (`fuzz_targets/target.rs`) and the test suite (`tests/it/fuzz_corpus.rs`) both walk the table.
 //! An input that once crashed stays in the corpus.
 
+use std::fs;
+use std::sync::Arc;
+
+use bytes::BytesMut;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 
+use pillion::codec::Limits;
+use pillion::codec::otlp;
+use pillion::codec::thrift;
+use pillion::codec::thrift::Protocol;
+use pillion::config;
+use pillion::detect::Sniff;
+use pillion::detect::sniff;
+use pillion::model::Span;
 use pillion::propagation::Config;
 use pillion::propagation::FORMATS;
 use pillion::propagation::Propagator;
+use pillion::sampling::parse_strategy;
 
 /// A parser under test.
 pub(crate) struct Target {
     /// The folder of its corpus.
     pub(crate) name: &'static str,
-    /// Feeds the parser; panics when an invariant breaks.
-    pub(crate) run: fn(&[u8]),
+    /// Feeds the parser and says whether it accepted; panics when an invariant breaks.
+    pub(crate) run: fn(&[u8]) -> bool,
 }
 
 /// Every parser, sorted by name.
+#[rustfmt::skip]
 pub(crate) static TARGETS: &[Target] = &[
-    Target {
-        name: "propagation",
-        run: propagation,
-    },
-    Target {
-        name: "propagation_config",
-        run: propagation_config,
-    },
+    Target { name: "config", run: config },
+    Target { name: "detect", run: detect },
+    Target { name: "otlp_json", run: otlp_json },
+    Target { name: "otlp_protobuf", run: otlp_protobuf },
+    Target { name: "propagation", run: propagation },
+    Target { name: "propagation_config", run: propagation_config },
+    Target { name: "sampling_strategy", run: sampling_strategy },
+    Target { name: "thrift_binary", run: thrift_binary },
+    Target { name: "thrift_compact", run: thrift_compact },
 ];
 
+/// What one foreign request may carry here: small, so that a parser without bounds shows.
+const LIMITS: Limits = Limits {
+    spans: 1000,
+    parts: 10_000,
+};
+
+/// The configuration file. A refusal says why.
+fn config(data: &[u8]) -> bool {
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("pillion-fuzz-{process}-{thread:?}.yaml"));
+    fs::write(&path, data).expect("the temporary folder is writable");
+    let sources = config::Sources {
+        file: Some(path.clone()),
+        ..config::Sources::default()
+    };
+    let result = config::load(&sources);
+    fs::remove_file(path).ok();
+    match &result {
+        Ok(loaded) => assert!(!loaded.print().is_empty()),
+        Err(errors) => assert!(!errors.is_empty() && errors.lines().len() >= errors.len()),
+    }
+    result.is_ok()
+}
+
+/// The first bytes of a connection: once there is an answer, more bytes never change it.
+fn detect(data: &[u8]) -> bool {
+    let data = data.get(..600).unwrap_or(data);
+    let answers = (0..=data.len()).map(|len| sniff(&data[..len]));
+    let mut settled = answers.skip_while(|answer| *answer == Sniff::NeedMore);
+    let first = settled.next();
+    assert!(
+        settled.all(|later| Some(later) == first),
+        "the answer {first:?} changes"
+    );
+    matches!(first, Some(Sniff::Http1 | Sniff::Http2 | Sniff::Tls))
+}
+
+/// OTLP's JSON export request.
+fn otlp_json(data: &[u8]) -> bool {
+    let decoded = otlp::decode_json(data, LIMITS);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+/// OTLP's protobuf export request.
+fn otlp_protobuf(data: &[u8]) -> bool {
+    let decoded = otlp::decode(data, LIMITS);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+fn written_and_read_again(spans: Vec<Span>) -> bool {
+    assert!(spans.len() <= LIMITS.spans);
+    let spans: Vec<_> = spans.into_iter().map(Arc::new).collect();
+    let mut bytes = BytesMut::new();
+    otlp::encode(&spans, &mut bytes);
+    assert_eq!(otlp::encoded_len(&spans), bytes.len());
+    let again = otlp::decode(&bytes, Limits::default()).expect("own spans are readable");
+    assert_eq!(again.spans.len(), spans.len());
+    !spans.is_empty()
+}
+
+/// The answer of a sampling server.
+fn sampling_strategy(data: &[u8]) -> bool {
+    parse_strategy(data).is_ok()
+}
+
+/// Jaeger's Thrift in binary form: datagram and HTTP body.
+fn thrift_binary(data: &[u8]) -> bool {
+    thrift_in(data, Protocol::Binary)
+}
+
+/// Jaeger's Thrift in compact form: datagram and HTTP body.
+fn thrift_compact(data: &[u8]) -> bool {
+    thrift_in(data, Protocol::Compact)
+}
+
+fn thrift_in(data: &[u8], protocol: Protocol) -> bool {
+    let message = thrift::decode_message(data, protocol, LIMITS).map(|message| message.batch);
+    let batch = thrift::decode_batch(data, protocol, LIMITS);
+    let mut n_spans = 0;
+    for batch in message.into_iter().chain(batch) {
+        assert!(batch.spans.len() <= LIMITS.spans);
+        for span in &batch.spans {
+            assert!(thrift::span_len(span, protocol).is_ok());
+            n_spans += 1;
+        }
+    }
+    n_spans > 0
+}
+
 /// Lines `name: value` become headers; what is read must survive being written.
-fn propagation(data: &[u8]) {
+fn propagation(data: &[u8]) -> bool {
     let mut headers = header_block(data);
     let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
     let (config, _) = Config::from_list(&names.join(","));
     let propagator = Propagator::new(&config);
     let first = propagator.extract(&headers);
     let Some(parent) = first.extracted.parent else {
-        return;
+        return false;
     };
     propagator.inject(&parent, &mut headers);
     let second = propagator.extract(&headers);
@@ -52,15 +156,17 @@ fn propagation(data: &[u8]) {
     );
     assert_eq!(read_back.state.is_sampled(), parent.state.is_sampled());
     assert_eq!(read_back.trace_state, parent.trace_state);
+    true
 }
 
 /// The list in `OTEL_PROPAGATORS`.
-fn propagation_config(data: &[u8]) {
+fn propagation_config(data: &[u8]) -> bool {
     let (config, unknown) = Config::from_list(&String::from_utf8_lossy(data));
     for error in unknown {
         assert!(!error.to_string().is_empty());
     }
     assert!(config.inject.len() <= FORMATS.len());
+    !config.inject.is_empty()
 }
 
 /// Reads `name: value` lines into headers and skips what no HTTP library would let through.
