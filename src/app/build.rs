@@ -7,6 +7,7 @@ use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::model::AddrError;
 use crate::model::Attribute;
 use crate::model::HostPort;
 use crate::model::Resource;
@@ -28,6 +29,7 @@ use crate::reporter::Sink;
 use crate::sampling;
 use crate::sampling::Sampler;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::SamplerMetrics;
 use crate::tracer::Ledger;
 use crate::tracer::Tracer;
 use crate::tracer::Trust;
@@ -37,6 +39,9 @@ use crate::tracer::http::ConventionsError;
 
 /// Most workers that are started unless the configuration names a number.
 const MAX_WORKERS: usize = 4;
+/// The values that `sampler.type` can have.
+pub(super) const SAMPLER_TYPES: [&str; 4] =
+    ["const", "probabilistic", "ratelimiting", "lowerbound"];
 const DEFAULT_SERVICE: &str = "unknown_service";
 
 /// Why the settings cannot be put to work.
@@ -54,6 +59,9 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// An address that is none.
+    #[error(transparent)]
+    Address(#[from] AddrError),
     /// TLS settings.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -71,6 +79,7 @@ pub(super) struct Lasting {
     pub(super) ledger: Arc<Ledger>,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) metrics: Metrics,
+    pub(super) sampler_metrics: SamplerMetrics,
 }
 
 /// How many workers to start.
@@ -145,6 +154,7 @@ pub(super) fn snapshot(
             clock: lasting.clock.clone(),
             ledger: lasting.ledger.clone(),
             conventions,
+            decisions: lasting.sampler_metrics.clone(),
             short_trace_ids: !config.spans.trace_id_128bit,
         })
     });

@@ -4,9 +4,11 @@
 //! worker thread runs its own single-threaded runtime with its own sockets and pools. Nothing but this module knows
 //! everything.
 
+mod admin;
 mod build;
 mod ledger;
 mod run;
+mod sampling;
 mod worker;
 
 pub use run::RunError;

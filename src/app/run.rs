@@ -1,38 +1,52 @@
-//! Start, run, reload and stop one proxy process.
+//! Start, reload and stop one proxy process.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 use tracing::info;
 use tracing::warn;
 
+use crate::admin;
+use crate::admin::Build;
+use crate::admin::Readiness;
+use crate::admin::State;
+use crate::admin::Store;
+use crate::app::admin::Control;
+use crate::app::admin::hooks;
+use crate::app::admin::reload_now;
 use crate::app::build;
 use crate::app::build::BuildError;
 use crate::app::build::Lasting;
 use crate::app::ledger;
+use crate::app::sampling::Sampling;
 use crate::app::worker;
 use crate::config::Config;
 use crate::config::Loaded;
-use crate::config::LogFormat;
 use crate::config::Sources;
+use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
+use crate::net::listen;
+use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Shared;
+use crate::reporter::Observe;
+use crate::reporter::Reason;
 use crate::reporter::Reporters;
 use crate::reporter::Sink;
-use crate::sampling;
 use crate::telemetry::logs;
 use crate::telemetry::logs::LogError;
-use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Outcome;
 use crate::tracer::Ledger;
@@ -60,14 +74,20 @@ pub enum RunError {
 /// A proxy at work. Stop it with [`Running::stop`]; dropping it cuts everything.
 pub struct Running {
     config: Mutex<Config>,
+    /// The effective configuration as text, secrets redacted.
+    dump: Mutex<String>,
     metrics: Metrics,
     lasting: Lasting,
     reporters: Arc<Reporters>,
     first_reporters: Vec<Text>,
-    shared: Arc<Shared>,
+    /// Recent spans, when the view is on.
+    pub store: Option<Arc<Store>>,
+    pub(super) shared: Arc<Shared>,
     resource: Arc<Resource>,
+    pub(super) readiness: Arc<Readiness>,
+    tls: Vec<ServerTls>,
     drain: Drain,
-    /// Ends pollers and other tasks of the control thread.
+    /// Ends pollers, the admin port and other tasks of the control thread.
     cancel: CancellationToken,
     stop_workers: CancellationToken,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -76,26 +96,24 @@ pub struct Running {
     pub addresses: Vec<(&'static str, SocketAddr)>,
 }
 
-/// The sampler in force and the task behind it.
-struct Sampling {
-    config: sampling::Config,
-    sampler: Arc<dyn sampling::Sampler>,
-    poller: CancellationToken,
-}
-
-/// Runs a proxy until a signal ends it.
+/// Runs a proxy until a signal or `/quitquitquit` ends it.
 ///
 /// # Errors
 /// The proxy could not start.
-pub fn run(loaded: Loaded, sources: Sources) -> Result<(), RunError> {
+pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunError> {
     let metrics = Metrics::new();
-    let logs = logs::init(&log_settings(&loaded.config)?, Some(metrics.logs()))?;
+    let logs = Arc::new(logs::init(&loaded.config.log, Some(metrics.logs()))?);
+    let control = Control {
+        sources: Some(Arc::new(sources)),
+        logs: Some(logs.clone()),
+        quit: Arc::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let running = Arc::new(Running::start(loaded.config, metrics).await?);
-        wait_for_end(&running, &sources, &logs).await?;
+        let running = Running::launch(loaded, metrics, control.clone(), build).await?;
+        wait_for_end(&running, &control).await?;
         running.stop().await;
         Ok(())
     });
@@ -103,29 +121,22 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), RunError> {
     result
 }
 
-fn log_settings(config: &Config) -> Result<logs::Config, LogError> {
-    let format = match config.log.format {
-        LogFormat::Text => logs::Format::Text,
-        LogFormat::Json => logs::Format::Json,
-        LogFormat::Logfmt => logs::Format::Logfmt,
-    };
-    Ok(logs::Config {
-        level: config.log.level.parse()?,
-        format,
-    })
-}
-
-/// Waits for SIGTERM or SIGINT; a second one ends the process at once.
-async fn wait_for_end(
-    running: &Arc<Running>,
-    _sources: &Sources,
-    _logs: &Logs,
-) -> Result<(), RunError> {
+/// Waits for SIGTERM, SIGINT or an order to quit; a second signal ends the process at once. SIGHUP reloads.
+async fn wait_for_end(running: &Running, control: &Control) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => info!("SIGINT: stopping"),
+            () = control.quit.notified() => info!("asked to quit: stopping"),
+            _ = hangup.recv() => {
+                log_reload(running, control);
+                continue;
+            }
+        }
+        break;
     }
     tokio::spawn(async move {
         tokio::select! {
@@ -135,34 +146,42 @@ async fn wait_for_end(
         warn!("second signal: ending at once");
         std::process::exit(1);
     });
-    let delay = running.config.lock().shutdown.delay.0;
-    tokio::time::sleep(delay).await;
     Ok(())
 }
 
+fn log_reload(running: &Running, control: &Control) {
+    let Some(sources) = &control.sources else {
+        return;
+    };
+    match reload_now(running, sources, control.logs.as_deref()) {
+        Ok(changes) => info!(changes, "configuration reloaded"),
+        Err(reason) => error!(reason, "configuration not reloaded, the old one stays"),
+    }
+}
+
 impl Running {
-    /// Binds, builds and starts everything.
+    /// Binds, builds and starts everything but the admin port.
     ///
     /// # Errors
     /// See [`RunError`]; nothing keeps running then.
-    pub async fn start(config: Config, metrics: Metrics) -> Result<Self, RunError> {
+    pub async fn start(config: Config, metrics: Metrics) -> Result<Arc<Self>, RunError> {
         let workers = build::workers(&config);
         let bound = build::listeners(&config, workers)?;
+        let store = config.view.enabled.then(|| Arc::new(config.view.store()));
+        let observe = observe(&metrics);
+        let sink = store.clone().map(|store| store as Arc<dyn Sink>);
         let reporters =
-            Arc::new(Reporters::start(&config.reporters, None, None).map_err(BuildError::from)?);
-        let first_reporters = reporters
-            .snapshot()
-            .into_iter()
-            .map(|book| book.name)
-            .collect();
+            Reporters::start(&config.reporters, sink, Some(observe)).map_err(BuildError::from)?;
+        let reporters = Arc::new(reporters);
         let lasting = Lasting {
             clock: Arc::new(Clock::new()),
             ledger: Arc::new(Ledger::default()),
             sink: Arc::clone(&reporters) as Arc<dyn Sink>,
+            sampler_metrics: metrics.sampler(&build::SAMPLER_TYPES),
             metrics: metrics.clone(),
         };
         let cancel = CancellationToken::new();
-        let sampling = Sampling::start(&config, &cancel);
+        let sampling = Sampling::start(&config, &lasting, &cancel);
         let resource = build::resource(&config);
         let snapshot = build::snapshot(
             &config,
@@ -171,46 +190,97 @@ impl Running {
             resource.clone(),
         )?;
         let own: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
-        let addresses = bound
-            .iter()
-            .map(|bound| match bound.listener.role {
-                Role::Inbound { .. } => ("inbound", bound.address),
-                Role::ForwardProxy { .. } => ("outbound", bound.address),
-                Role::Route { .. } => ("route", bound.address),
-            })
-            .collect();
-        let shared = Shared::new(snapshot, workers, &metrics, own);
-        let running = Self {
+        let running = Arc::new(Self {
+            dump: Mutex::default(),
+            shared: Shared::new(snapshot, workers, &metrics, own),
+            first_reporters: reporters
+                .snapshot()
+                .into_iter()
+                .map(|book| book.name)
+                .collect(),
+            addresses: bound
+                .iter()
+                .map(|bound| (role_name(&bound.listener.role), bound.address))
+                .collect(),
+            tls: bound
+                .iter()
+                .filter_map(|bound| bound.listener.tls.clone())
+                .collect(),
+            readiness: Arc::default(),
             drain: Drain::new(),
             stop_workers: CancellationToken::new(),
             workers: Mutex::default(),
             sampling: Mutex::new(sampling),
+            store,
             metrics,
             lasting,
             reporters,
-            first_reporters,
-            shared,
             resource,
             cancel,
-            addresses,
             config: Mutex::new(config),
-        };
+        });
         running.start_workers(workers, bound)?;
         running.start_tasks();
+        running.metrics.config().loaded(running.now());
+        running.set_ready(true);
         for (role, address) in &running.addresses {
             info!(%address, role, "listening");
         }
         Ok(running)
     }
 
+    /// [`Running::start`] with the admin port and what it shows.
+    ///
+    /// # Errors
+    /// See [`RunError`]; nothing keeps running then.
+    pub(super) async fn launch(
+        loaded: Loaded,
+        metrics: Metrics,
+        control: Control,
+        build: Build,
+    ) -> Result<Arc<Self>, RunError> {
+        let dump = loaded.print();
+        metrics.build_info(&[
+            ("version", &build.version),
+            ("revision", &build.commit),
+            ("rustc", &build.rustc),
+        ]);
+        let admin = admin_socket(&loaded.config)?;
+        let running = Self::start(loaded.config, metrics).await?;
+        running.set_dump(dump);
+        if let Some(socket) = admin {
+            running.serve_admin(socket, control, build)?;
+        }
+        Ok(running)
+    }
+
+    fn serve_admin(
+        self: &Arc<Self>,
+        socket: std::net::TcpListener,
+        control: Control,
+        build: Build,
+    ) -> Result<(), RunError> {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        info!(address = %socket.local_addr()?, role = "admin", "listening");
+        let hooks = hooks(self, control, build);
+        let (config, view) = {
+            let config = self.config.lock();
+            (config.admin.clone(), config.view.clone())
+        };
+        let store = self.store.clone();
+        let cancel = self.cancel.clone();
+        tokio::spawn(
+            async move { admin::serve(socket, &config, &view, hooks, store, cancel).await },
+        );
+        Ok(())
+    }
+
     fn start_workers(&self, workers: usize, bound: Vec<build::Bound>) -> io::Result<()> {
         let limits = build::pool_limits(&self.config.lock(), workers);
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         for bound in bound {
-            for (index, socket) in bound.sockets.into_iter().enumerate() {
-                if let Some(of_worker) = sockets.get_mut(index) {
-                    of_worker.push((bound.listener.clone(), socket));
-                }
+            for (of_worker, socket) in sockets.iter_mut().zip(bound.sockets) {
+                of_worker.push((bound.listener.clone(), socket));
             }
         }
         for (index, sockets) in sockets.into_iter().enumerate() {
@@ -243,57 +313,46 @@ impl Running {
         tokio::spawn(async move { cancel.run_until_cancelled(upkeep).await });
     }
 
-    /// Takes a new configuration into use for new connections: everything or nothing.
+    /// Takes a new configuration into use for new connections: everything or nothing. `Ok`: what changed.
     ///
     /// # Errors
     /// What cannot be put to work; the old configuration stays in force.
-    pub fn reload(&self, config: Config) -> Result<(), RunError> {
+    pub fn reload(&self, config: Config) -> Result<String, RunError> {
         let result = self.try_reload(config);
         let outcome = if result.is_ok() {
             Outcome::Success
         } else {
             Outcome::Failure
         };
-        let now = self.lasting.clock.timestamp(std::time::Instant::now());
-        self.metrics
-            .config()
-            .reloaded(outcome, Duration::from_nanos(now.0));
+        self.metrics.config().reloaded(outcome, self.now());
         result
     }
 
-    fn try_reload(&self, config: Config) -> Result<(), RunError> {
+    /// Notes an attempt to reload that did not get as far as [`Running::reload`].
+    pub(super) fn count_failed_reload(&self) {
+        self.metrics.config().reloaded(Outcome::Failure, self.now());
+    }
+
+    fn try_reload(&self, config: Config) -> Result<String, RunError> {
+        for tls in &self.tls {
+            tls.reload().map_err(BuildError::from)?;
+        }
         let mut sampling = self.sampling.lock();
-        // An unchanged remote sampler keeps what it has learned.
-        let changed = sampling.config != config.sampling;
-        let next = if changed {
-            Some(Sampling::start(&config, &self.cancel))
-        } else {
-            None
-        };
-        let sampler = next
-            .as_ref()
-            .map_or_else(|| sampling.sampler.clone(), |next| next.sampler.clone());
-        let snapshot = build::snapshot(&config, &self.lasting, sampler, self.resource.clone());
-        let snapshot = match snapshot {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                if let Some(next) = next {
-                    next.poller.cancel();
-                }
-                return Err(error.into());
-            }
-        };
+        let next = sampling.successor(&config, &self.lasting, &self.cancel);
+        let sampler = next.as_ref().unwrap_or(&sampling).sampler.clone();
+        let snapshot = build::snapshot(&config, &self.lasting, sampler, self.resource.clone())?;
+        let limit = config.shutdown.flush_timeout.0;
         let flush = self
             .reporters
-            .reload(&config.reporters, config.shutdown.flush_timeout.0)
+            .reload(&config.reporters, limit)
             .map_err(BuildError::from)?;
         tokio::spawn(flush);
         if let Some(next) = next {
-            std::mem::replace(&mut *sampling, next).poller.cancel();
+            *sampling = next;
         }
         self.shared.snapshot.store(Arc::new(snapshot));
         *self.config.lock() = config;
-        Ok(())
+        Ok("new connections use the new configuration".to_owned())
     }
 
     /// Every metric as Prometheus text, the ledger exact.
@@ -307,11 +366,20 @@ impl Running {
         self.metrics.render()
     }
 
-    /// Stops accepting, finishes what is open up to the grace period, flushes the reporters.
-    pub async fn stop(&self) {
-        let shutdown = self.config.lock().shutdown.clone();
+    /// Stops accepting; open exchanges go on. Readiness fails.
+    pub fn begin_drain(&self) {
+        self.set_ready(false);
         self.metrics.config().set_draining(true);
         self.drain.signal();
+    }
+
+    /// Fails readiness, waits the configured moment, finishes what is open up to the grace period, flushes the
+    /// reporters.
+    pub async fn stop(&self) {
+        let shutdown = self.config.lock().shutdown.clone();
+        self.set_ready(false);
+        tokio::time::sleep(shutdown.delay.0).await;
+        self.begin_drain();
         if let Err(unfinished) = self.drain.wait_all(shutdown.drain_timeout.0).await {
             warn!(
                 connections = unfinished.remaining,
@@ -321,18 +389,42 @@ impl Running {
         self.stop_workers.cancel();
         let workers = std::mem::take(&mut *self.workers.lock());
         let joined = tokio::task::spawn_blocking(move || {
-            for worker in workers {
-                if worker.join().is_err() {
-                    warn!("a worker panicked");
-                }
-            }
+            workers
+                .into_iter()
+                .filter_map(|worker| worker.join().err())
+                .count()
         });
-        if joined.await.is_err() {
-            warn!("workers could not be joined");
+        if joined.await.unwrap_or(1) > 0 {
+            error!("a worker panicked");
         }
         self.reporters.shutdown(shutdown.flush_timeout.0).await;
         self.cancel.cancel();
         info!("stopped");
+    }
+
+    /// The effective configuration as text.
+    pub(super) fn dump(&self) -> String {
+        self.dump.lock().clone()
+    }
+
+    pub(super) fn set_dump(&self, dump: String) {
+        *self.dump.lock() = dump;
+    }
+
+    /// The sampler in force, for the admin port.
+    pub(super) fn sampling_state(&self) -> serde_json::Value {
+        self.sampling.lock().state()
+    }
+
+    fn set_ready(&self, ready: bool) {
+        self.readiness
+            .set(if ready { State::Ready } else { State::Draining });
+        self.metrics.config().set_ready(ready);
+    }
+
+    /// Time since the Unix epoch.
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.lasting.clock.timestamp(Instant::now()).0)
     }
 }
 
@@ -344,17 +436,37 @@ impl Drop for Running {
     }
 }
 
-impl Sampling {
-    fn start(config: &Config, cancel: &CancellationToken) -> Self {
-        let built = build::sampler(config);
-        let stop = cancel.child_token();
-        if let Some(poller) = built.poller {
-            tokio::spawn(poller.run(stop.clone()));
-        }
-        Self {
-            config: config.sampling.clone(),
-            sampler: built.sampler,
-            poller: stop,
-        }
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
+}
+
+/// Records how long each send of a reporter took.
+fn observe(metrics: &Metrics) -> Observe {
+    let metrics = metrics.clone();
+    let reasons = Reason::ALL.map(Reason::name);
+    Arc::new(move |name, took, _| metrics.reporter(name, &reasons).duration.record(took))
+}
+
+fn role_name(role: &Role) -> &'static str {
+    match role {
+        Role::Inbound { .. } => "inbound",
+        Role::ForwardProxy { .. } => "outbound",
+        Role::Route { .. } => "route",
+    }
+}
+
+/// The admin port's socket; `None` when it is switched off.
+fn admin_socket(config: &Config) -> Result<Option<std::net::TcpListener>, RunError> {
+    if config.admin.listen.is_empty() {
+        return Ok(None);
+    }
+    let at: HostPort = config.admin.listen.parse().map_err(BuildError::from)?;
+    let address = build::resolve(&at)?;
+    Ok(listen::bind_workers(address, 1)
+        .map_err(BuildError::from)?
+        .pop())
 }

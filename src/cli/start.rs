@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use crate::app;
 use crate::cli::Exit;
 use crate::cli::args::DemoArgs;
+use crate::cli::version;
 use crate::config::Loaded;
 use crate::config::Sources;
 
 /// `run`: the proxy until a signal ends it. `sources` is what a reload reads again.
 pub(crate) fn run(loaded: Loaded, sources: Sources) -> Exit {
-    match app::run(loaded, sources) {
+    match app::run(loaded, sources, version::build()) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             crate::cli::complain(&format!("error: {error}{}", Causes(&error)));

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use crate::admin::Build;
+
 /// The package's version.
 pub(crate) const SHORT: &str = env!("CARGO_PKG_VERSION");
 
@@ -17,4 +19,15 @@ pub(crate) fn long() -> &'static str {
             known(option_env!("PILLION_BUILD_RUSTC")),
         )
     })
+}
+
+/// The same for the admin port and the metrics.
+pub(crate) fn build() -> Build {
+    let known = |text: Option<&'static str>| text.unwrap_or_default().to_owned();
+    Build {
+        version: SHORT.to_owned(),
+        commit: known(option_env!("PILLION_BUILD_COMMIT")),
+        rustc: known(option_env!("PILLION_BUILD_RUSTC")),
+        features: Vec::new(),
+    }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::config::pending;
+use crate::admin;
 use crate::correlate;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
@@ -14,6 +14,7 @@ use crate::propagation;
 use crate::proxy;
 use crate::reporter;
 use crate::sampling;
+use crate::telemetry::logs;
 use crate::tracer;
 
 /// Everything that can be configured.
@@ -56,48 +57,21 @@ pub struct Config {
     /// Default: none, spans are kept for the view only. Reload: restart.
     pub reporters: Vec<reporter::Config>,
     /// Recent spans in memory, with their page and query interface on the admin port.
-    pub view: pending::View,
+    pub view: admin::view::Config,
     /// The admin port: probes, metrics, control.
-    pub admin: pending::Admin,
+    pub admin: admin::Config,
     /// Sizes and counts beyond which requests are refused.
     pub limits: proxy::config::Limits,
     /// Longest waits.
     pub timeouts: proxy::config::Timeouts,
     /// Pillion's own messages.
-    pub log: Log,
+    pub log: logs::Config,
     /// The steps of a clean stop.
     pub shutdown: Shutdown,
     /// Threads that carry traffic. `0`: one for each processor this process may use, at most 4.
     ///
     /// Unit: threads. Default: `0`. Reload: restart.
     pub workers: u16,
-}
-
-/// Pillion's own messages, on standard error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// What is written: `error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,pillion::reporter=debug`.
-    ///
-    /// Unit: filter in the syntax of `RUST_LOG`. Default: `info`. Reload: live.
-    pub level: String,
-    /// How it is written: `text`, `json` or `logfmt`.
-    ///
-    /// Default: `text`. Reload: restart.
-    pub format: LogFormat,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-    /// `key=value` pairs.
-    Logfmt,
 }
 
 /// The steps of a clean stop.
@@ -132,22 +106,13 @@ impl Default for Config {
             propagation: propagation::Config::default(),
             sampling: sampling::Config::Constant(sampling::constant::Config::default()),
             reporters: Vec::new(),
-            view: pending::View::default(),
-            admin: pending::Admin::default(),
+            view: admin::view::Config::default(),
+            admin: admin::Config::default(),
             limits: proxy::config::Limits::default(),
             timeouts: proxy::config::Timeouts::default(),
-            log: Log::default(),
+            log: logs::Config::default(),
             shutdown: Shutdown::default(),
             workers: 0,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
         }
     }
 }

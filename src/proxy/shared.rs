@@ -135,6 +135,11 @@ impl Shared {
         Some(RequestSlot(self.clone()))
     }
 
+    /// How many requests are in flight, both directions.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// The metrics of one direction.
     pub fn metrics(&self, direction: Direction) -> &DirectionMetrics {
         match direction {

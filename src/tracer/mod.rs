@@ -30,11 +30,14 @@ use crate::model::Resource;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::Text;
+use crate::model::TraceId;
 use crate::model::TraceState;
 use crate::propagation::Extraction;
 use crate::propagation::Propagator;
 use crate::reporter::Sink;
+use crate::sampling::Decision;
 use crate::sampling::Sampler;
+use crate::telemetry::metrics::SamplerMetrics;
 
 pub use ledger::Ledger;
 pub use ledger::LedgerSnapshot;
@@ -130,6 +133,8 @@ pub struct Tracer {
     pub ledger: Arc<Ledger>,
     /// What spans contain.
     pub conventions: http::Conventions,
+    /// Counts decisions.
+    pub decisions: SamplerMetrics,
     /// Draw 64-bit instead of 128-bit trace ids.
     pub short_trace_ids: bool,
 }
@@ -249,7 +254,7 @@ impl Tracer {
         };
         let mut decided = None;
         if parent.state == SamplingState::Defer {
-            let decision = self.sampler.sample(context.trace_id, &operation, start);
+            let decision = self.decide(context.trace_id, &operation, start);
             context.state = state_of(decision.sampled);
             decided = Some(decision);
         }
@@ -265,6 +270,12 @@ impl Tracer {
         span
     }
 
+    fn decide(&self, trace_id: TraceId, operation: &str, now: Instant) -> Decision {
+        let decision = self.sampler.sample(trace_id, operation, now);
+        self.decisions.decided(decision.kind, decision.sampled);
+        decision
+    }
+
     fn root(
         self: &Arc<Self>,
         root: Root,
@@ -278,7 +289,7 @@ impl Tracer {
             (Some(_), _) => (SamplingState::Debug, "debug_id"),
             (None, Some(state)) if state != SamplingState::Defer => (state, "caller"),
             _ => {
-                let decision = self.sampler.sample(trace_id, &operation, start);
+                let decision = self.decide(trace_id, &operation, start);
                 decided = Some(decision);
                 (state_of(decision.sampled), "sampler")
             }

@@ -6,8 +6,8 @@
     reason = "an expectation that fails is how a test fails"
 )]
 
-mod fuzz_corpus;
 mod admin;
+mod fuzz_corpus;
 mod layers;
 mod propagation;
 mod remote_sampling;
