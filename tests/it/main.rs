@@ -7,6 +7,7 @@
 )]
 
 mod layers;
+mod reporter_faults;
 mod tls;
 mod remote_sampling;
 mod support;
