@@ -65,6 +65,11 @@ impl Endpoint {
             Some(query) => format!("{own}?{query}"),
             None => own.to_owned(),
         };
+        self.with_path(&path_and_query)
+    }
+
+    /// The URL with this path and query.
+    pub(super) fn with_path(&self, path_and_query: &str) -> Uri {
         let mut parts = self.0.clone().into_parts();
         match path_and_query.parse() {
             Ok(path_and_query) => parts.path_and_query = Some(path_and_query),

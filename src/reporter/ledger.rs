@@ -64,6 +64,8 @@ impl Reason {
 /// `queued = accepted - exported - dropped` can neither underflow nor miss a span.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// What the running queue holds at most; changes with a reload.
+    capacity: AtomicU64,
     accepted: Padded,
     exported: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
@@ -82,6 +84,10 @@ impl Ledger {
     /// Enters one span; answers how many had been entered before.
     pub(super) fn accept(&self) -> u64 {
         self.accepted.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_capacity(&self, spans: usize) {
+        self.capacity.store(spans as u64, Ordering::Relaxed);
     }
 
     pub(super) fn export(&self, spans: usize) {
@@ -122,6 +128,7 @@ impl Ledger {
             exported,
             dropped,
             queued: accepted.saturating_sub(gone),
+            capacity: self.capacity.load(Ordering::Relaxed),
             attempts: self.attempts.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
@@ -145,6 +152,8 @@ pub struct Snapshot {
     pub dropped: [(Reason, u64); Reason::ALL.len()],
     /// Spans waiting in the queue or on their way.
     pub queued: u64,
+    /// Spans that the queue can hold.
+    pub capacity: u64,
     /// Sends tried, retries included.
     pub attempts: u64,
     /// Sends that failed, whether or not they were tried again.

@@ -13,6 +13,9 @@ mod retry;
 mod run;
 mod sender;
 
+mod grpc;
+mod jaeger_http;
+mod jaeger_udp;
 mod log;
 mod otlp;
 
@@ -29,6 +32,7 @@ use crate::model::Span;
 use crate::model::Text;
 use crate::reporter::ledger::Ledger;
 use crate::reporter::queue::Queue;
+use crate::reporter::run::REFRESH_INTERVAL;
 use crate::reporter::run::Runner;
 use crate::reporter::run::Warnings;
 use crate::reporter::sender::Sender;
@@ -111,6 +115,10 @@ macro_rules! reporters {
 }
 
 reporters! {
+    /// Thrift over HTTP to a Jaeger collector.
+    "jaeger_http" => JaegerHttp, jaeger_http;
+    /// Thrift over UDP to a Jaeger agent, or to Jaeger's and the OpenTelemetry Collector's UDP receivers.
+    "jaeger_udp" => JaegerUdp, jaeger_udp;
     /// One JSON line a span on standard output or standard error.
     "log" => Log, log;
     /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.
@@ -273,6 +281,7 @@ impl Reporters {
             observe: self.observe.clone(),
             warnings: Warnings::default(),
             quiet_until: None,
+            next_refresh: Instant::now() + REFRESH_INTERVAL,
         };
         Running {
             name,

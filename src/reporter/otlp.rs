@@ -17,13 +17,16 @@ use crate::model::ByteSize;
 use crate::model::HumanDuration;
 use crate::model::Secret;
 use crate::model::Span;
-use crate::net::client::Client;
+use crate::net::tls;
 use crate::reporter::BuildError;
 use crate::reporter::Endpoint;
 use crate::reporter::Settings;
+use crate::reporter::grpc;
 use crate::reporter::ledger::Reason;
 use crate::reporter::post::Compression;
+use crate::reporter::post::Connector;
 use crate::reporter::post::Target;
+use crate::reporter::post::Versions;
 use crate::reporter::post::first_line;
 use crate::reporter::post::header_map;
 use crate::reporter::post::refused;
@@ -68,6 +71,9 @@ pub struct Config {
     /// Unit: size. Default: `4MiB`, the usual limit of gRPC servers. Reload: live.
     pub max_request_size: ByteSize,
 
+    /// How to speak TLS, where the endpoint is `https`. Reload: live.
+    pub tls: tls::ClientConfig,
+
     /// How spans wait. Reload: live.
     pub queue: queue::Config,
 
@@ -106,6 +112,7 @@ impl Default for Config {
             compression: Compression::default(),
             timeout: HumanDuration::from_secs(10),
             max_request_size: ByteSize(4 << 20),
+            tls: tls::ClientConfig::default(),
             queue: queue::Config::default(),
             retry: retry::Config::default(),
         }
@@ -125,16 +132,31 @@ impl Settings for Config {
 
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
         let endpoint = self.endpoint()?;
-        Ok(Box::new(OtlpHttp {
-            target: Target {
-                client: Client::plain(),
-                uri: endpoint.with_default_path("/v1/traces", None),
-                headers: header_map(&self.headers)?,
-                compression: self.compression,
-                timeout: self.timeout.0,
-            },
-            max_request: self.max_request_size.as_usize(),
-        }))
+        let (versions, uri) = match self.protocol {
+            Protocol::HttpProtobuf => (
+                Versions::Any,
+                endpoint.with_default_path("/v1/traces", None),
+            ),
+            Protocol::Grpc => (Versions::Http2, endpoint.with_path(grpc::EXPORT_PATH)),
+        };
+        let target = Target {
+            connector: Connector::new(&endpoint, &self.tls, versions)?,
+            uri,
+            headers: header_map(&self.headers)?,
+            compression: self.compression,
+            timeout: self.timeout.0,
+        };
+        let max_request = self.max_request_size.as_usize();
+        Ok(match self.protocol {
+            Protocol::HttpProtobuf => Box::new(OtlpHttp {
+                target,
+                max_request,
+            }),
+            Protocol::Grpc => Box::new(OtlpGrpc {
+                target,
+                max_request,
+            }),
+        })
     }
 }
 
@@ -169,12 +191,35 @@ impl Sender for OtlpHttp {
             Ok(accepted(response.body(), batch.len()))
         })
     }
+
+    fn refresh(&mut self) -> Result<(), String> {
+        self.target.connector.refresh()
+    }
+}
+
+struct OtlpGrpc {
+    target: Target,
+    max_request: usize,
+}
+
+impl Sender for OtlpGrpc {
+    fn send<'a>(&'a mut self, batch: &'a [Arc<Span>]) -> Sending<'a> {
+        Box::pin(async move {
+            let request = encoded(batch, self.max_request)?;
+            let answer = grpc::call(&self.target, request).await?;
+            Ok(accepted(&answer, batch.len()))
+        })
+    }
+
+    fn refresh(&mut self) -> Result<(), String> {
+        self.target.connector.refresh()
+    }
 }
 
 /// The batch as one request, or the wish to halve it.
-pub(super) fn encoded(batch: &[Arc<Span>], max: usize) -> Result<Bytes, SendError> {
+fn encoded(batch: &[Arc<Span>], max: usize) -> Result<Bytes, SendError> {
     if otlp::encoded_len(batch) > max {
-        return Err(SendError::Split);
+        return Err(SendError::too_large(batch));
     }
     let mut body = BytesMut::new();
     otlp::encode(batch, &mut body);
@@ -182,7 +227,7 @@ pub(super) fn encoded(batch: &[Arc<Span>], max: usize) -> Result<Bytes, SendErro
 }
 
 /// What a successful answer says about the batch. An answer that cannot be read is still a success.
-pub(super) fn accepted(body: &[u8], spans: usize) -> Delivery {
+fn accepted(body: &[u8], spans: usize) -> Delivery {
     let mut delivery = Delivery::all(spans);
     let answer = ExportTraceServiceResponse::decode(body).unwrap_or_default();
     if let Some(partial) = answer.partial_success {
@@ -195,33 +240,13 @@ pub(super) fn accepted(body: &[u8], spans: usize) -> Delivery {
     delivery
 }
 
-/// `google.rpc.Status`, the body of an error answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    pub(super) code: i32,
-    #[prost(string, tag = "2")]
-    pub(super) message: String,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Any {
-    #[prost(string, tag = "1")]
-    pub(super) type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
-}
-
 fn status_message(response: &Response<Bytes>) -> Option<String> {
     let content_type = response.headers().get(http::header::CONTENT_TYPE)?;
     if content_type
         .as_bytes()
         .starts_with(b"application/x-protobuf")
     {
-        let status = RpcStatus::decode(response.body().as_ref()).ok()?;
+        let status = grpc::RpcStatus::decode(response.body().as_ref()).ok()?;
         return Some(first_line(status.message.as_bytes()));
     }
     Some(first_line(response.body()))

@@ -20,7 +20,10 @@ use http_body_util::Full;
 use crate::model::Secret;
 use crate::net::client::Client;
 use crate::net::client::ClientError;
+use crate::net::tls;
+use crate::net::tls::ClientTls;
 use crate::reporter::BuildError;
+use crate::reporter::Endpoint;
 use crate::reporter::ledger::Reason;
 use crate::reporter::retry::retry_after;
 use crate::reporter::sender::SendError;
@@ -49,9 +52,51 @@ pub enum Compression {
 
 pub(super) const AGENT: &str = concat!("pillion/", env!("CARGO_PKG_VERSION"));
 
+/// A client with the files its TLS was set up from.
+pub(super) struct Connector {
+    pub(super) client: Client,
+    tls: Option<ClientTls>,
+}
+
+impl Connector {
+    /// TLS files are read only where the endpoint is `https`.
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        tls: &tls::ClientConfig,
+        versions: Versions,
+    ) -> Result<Self, BuildError> {
+        let tls = if endpoint.is_tls() {
+            let tls = ClientTls::new(tls).map_err(|error| BuildError::Client(error.into()))?;
+            Some(tls)
+        } else {
+            None
+        };
+        let client = match versions {
+            Versions::Any => Client::new(tls.as_ref()),
+            Versions::Http2 => Client::h2_only(tls.as_ref()),
+        };
+        Ok(Self { client, tls })
+    }
+
+    /// Reads certificate files again.
+    pub(super) fn refresh(&self) -> Result<(), String> {
+        match &self.tls {
+            Some(tls) => tls.reload().map(drop).map_err(|error| chain(&error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// HTTP versions to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Versions {
+    Any,
+    Http2,
+}
+
 /// Where and how to post.
 pub(super) struct Target {
-    pub(super) client: Client,
+    pub(super) connector: Connector,
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) compression: Compression,
@@ -78,7 +123,8 @@ impl Target {
         headers
             .entry(USER_AGENT)
             .or_insert(HeaderValue::from_static(AGENT));
-        self.client
+        self.connector
+            .client
             .send(request, self.timeout, MAX_ANSWER)
             .await
             .map_err(|error| client_error(&error))
@@ -86,7 +132,7 @@ impl Target {
 }
 
 /// What OpenTelemetry asks clients to read at most.
-const MAX_ANSWER: usize = 4 << 20;
+pub(super) const MAX_ANSWER: usize = 4 << 20;
 
 pub(super) fn compressed(compression: Compression, body: Bytes) -> Result<Bytes, SendError> {
     if compression == Compression::None {
@@ -108,7 +154,7 @@ pub(super) fn encode_error(error: &dyn std::error::Error) -> SendError {
     }
 }
 
-fn client_error(error: &ClientError) -> SendError {
+pub(super) fn client_error(error: &ClientError) -> SendError {
     SendError::retry(chain(error))
 }
 

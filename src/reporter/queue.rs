@@ -62,6 +62,7 @@ impl Queue {
         // Entries are counted over the queue's whole life, so up to twice this many spans can wait before the first
         // wake-up: a quarter of the capacity leaves room to take them in time.
         let wake_every = config.batch.min(capacity / 4).max(1) as u64;
+        ledger.set_capacity(capacity);
         Self {
             spans: ArrayQueue::new(capacity),
             ledger,

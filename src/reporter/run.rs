@@ -34,6 +34,8 @@ pub(super) struct Runner {
     pub(super) stop: watch::Receiver<Option<Instant>>,
     pub(super) observe: Option<Observe>,
     pub(super) warnings: Warnings,
+    /// When certificate files are looked at again.
+    pub(super) next_refresh: Instant,
     /// The collector asked for quiet until then, beyond what the batch that met it could wait.
     pub(super) quiet_until: Option<Instant>,
 }
@@ -80,6 +82,7 @@ impl Runner {
                         self.deliver(taken).await;
                     }
                     self.warn_of_full_queue();
+                    self.refresh();
                     next_flush = Instant::now() + interval;
                 }
                 Wake::Stop => {
@@ -122,23 +125,21 @@ impl Runner {
         }
     }
 
-    /// Brings a batch to its end, in halves where it is too large for one message.
+    /// Brings a batch to its end, in parts where the wire wants it in parts.
     async fn deliver(&mut self, batch: Vec<Arc<Span>>) {
-        let mut parts: Vec<Batch> = vec![batch.into()];
-        while let Some(part) = parts.pop() {
-            if part.is_empty() {
+        let mut waiting = vec![batch];
+        while let Some(batch) = waiting.pop() {
+            if batch.is_empty() {
                 continue;
             }
             self.keep_quiet().await;
-            if self.deliver_part(&part).await == Fate::Halve {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.push(second.into());
-                parts.push(first.into());
+            if let Fate::Split(parts) = self.deliver_part(&batch.into()).await {
+                waiting.extend(parts.into_iter().rev());
             }
         }
     }
 
-    /// Sends one part until it is accepted, lost, or out of time. Every span of it is accounted for unless halved.
+    /// Sends one part until it is accepted, lost, or out of time. Every span of it is accounted for unless split.
     async fn deliver_part(&mut self, batch: &Batch) -> Fate {
         let retry = self.config.retry();
         let give_up = Instant::now() + retry.max_elapsed.0;
@@ -150,11 +151,7 @@ impl Runner {
                     self.account(delivery);
                     return Fate::Settled;
                 }
-                Attempt::Done(Err(SendError::Split)) if batch.len() > 1 => return Fate::Halve,
-                Attempt::Done(Err(SendError::Split)) => {
-                    let cause = "one span exceeds the largest message";
-                    return self.lose(batch, Reason::TooLarge, cause);
-                }
+                Attempt::Done(Err(SendError::Split(parts))) => return Fate::Split(parts),
                 Attempt::Done(Err(SendError::Drop { reason, cause })) => {
                     return self.lose(batch, reason, &cause);
                 }
@@ -225,6 +222,19 @@ impl Runner {
             _ => {}
         }
         attempt
+    }
+
+    fn refresh(&mut self) {
+        let now = Instant::now();
+        if now < self.next_refresh {
+            return;
+        }
+        self.next_refresh = now + REFRESH_INTERVAL;
+        if let Some(Err(error)) = self.sender.as_mut().map(|sender| sender.refresh())
+            && let Some(suppressed) = self.warnings.allow()
+        {
+            warn!(reporter = %self.name, error, suppressed, "files were not read again");
+        }
     }
 
     fn account(&mut self, delivery: Delivery) {
@@ -313,14 +323,16 @@ impl Runner {
     }
 }
 
-#[derive(PartialEq)]
+/// What became of one part: accounted for, or to be sent in smaller ones.
 enum Fate {
     Settled,
-    Halve,
+    Split(Vec<Vec<Arc<Span>>>),
 }
 
 /// No more than this many wake-ups a second for nothing.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A collector that asks for a day of quiet is asked again sooner.
 const MAX_QUIET: Duration = Duration::from_secs(300);

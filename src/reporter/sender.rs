@@ -11,6 +11,14 @@ use crate::reporter::ledger::Reason;
 pub(super) trait Sender: Send {
     /// Sends a batch and says what became of it. Must end by itself (timeouts are the sender's own).
     fn send<'a>(&'a mut self, batch: &'a [Arc<Span>]) -> Sending<'a>;
+
+    /// Reads again what changes beneath us without a new configuration, such as certificate files. Called now and then.
+    ///
+    /// # Errors
+    /// A text for the log; what was in use stays in use.
+    fn refresh(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A send under way.
@@ -27,7 +35,7 @@ pub(super) struct Delivery {
 }
 
 /// A send after which the whole batch is still ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum SendError {
     /// Worth repeating, not before `after` if the collector said so.
     Retry {
@@ -36,8 +44,8 @@ pub(super) enum SendError {
     },
     /// Lost for good.
     Drop { reason: Reason, cause: String },
-    /// Too large for one message: halve it. Never said of a single span.
-    Split,
+    /// Not for one message: these parts, which together are the batch, are to be sent one by one.
+    Split(Vec<Vec<Arc<Span>>>),
 }
 
 impl Delivery {
@@ -64,6 +72,18 @@ impl SendError {
             after: None,
             cause: cause.into(),
         }
+    }
+
+    /// For a batch that is too large for one message: its halves, or the end of a single span.
+    pub(super) fn too_large(batch: &[Arc<Span>]) -> Self {
+        if batch.len() < 2 {
+            return Self::Drop {
+                reason: Reason::TooLarge,
+                cause: "one span exceeds the largest message".to_owned(),
+            };
+        }
+        let (first, second) = batch.split_at(batch.len() / 2);
+        Self::Split(vec![first.to_vec(), second.to_vec()])
     }
 
     pub(super) fn rejected(cause: impl Into<String>) -> Self {

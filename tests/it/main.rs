@@ -10,6 +10,8 @@ mod admin;
 mod fuzz_corpus;
 mod layers;
 mod propagation;
+mod reporter_faults;
+mod tls;
 mod remote_sampling;
 mod support;
 mod tls;
