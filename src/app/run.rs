@@ -20,7 +20,6 @@ use crate::app::ledger;
 use crate::app::worker;
 use crate::config::Config;
 use crate::config::Loaded;
-use crate::config::LogFormat;
 use crate::config::Sources;
 use crate::model::Resource;
 use crate::model::Text;
@@ -89,7 +88,7 @@ struct Sampling {
 /// The proxy could not start.
 pub fn run(loaded: Loaded, sources: Sources) -> Result<(), RunError> {
     let metrics = Metrics::new();
-    let logs = logs::init(&log_settings(&loaded.config)?, Some(metrics.logs()))?;
+    let logs = logs::init(&loaded.config.log, Some(metrics.logs()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -101,18 +100,6 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), RunError> {
     });
     logs.flush(LOG_FLUSH);
     result
-}
-
-fn log_settings(config: &Config) -> Result<logs::Config, LogError> {
-    let format = match config.log.format {
-        LogFormat::Text => logs::Format::Text,
-        LogFormat::Json => logs::Format::Json,
-        LogFormat::Logfmt => logs::Format::Logfmt,
-    };
-    Ok(logs::Config {
-        level: config.log.level.parse()?,
-        format,
-    })
 }
 
 /// Waits for SIGTERM or SIGINT; a second one ends the process at once.

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 
 use crate::config::error::Problem;
-use crate::config::nearest::nearest;
 use crate::config::node::Path;
 use crate::config::tree::Config;
 use crate::model::HostPort;
@@ -61,7 +60,6 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     listeners(config, &mut found);
     names(config, &mut found);
-    log(config, &mut found);
     found.0
 }
 
@@ -197,26 +195,5 @@ fn names(config: &Config, found: &mut Findings) {
                 );
             }
         }
-    }
-}
-
-fn log(config: &Config, found: &mut Findings) {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let path = "log.level";
-    for directive in config.log.level.split(',').map(str::trim) {
-        let word = directive.rsplit('=').next().unwrap_or(directive);
-        let known = LEVELS.contains(&word.to_ascii_lowercase().as_str());
-        let target = !directive.contains('=') && (word.contains("::") || word.contains('['));
-        if !known && !target {
-            found.error(
-                path,
-                format!("{word:?} is no log level: write error, warn, info, debug or trace"),
-                nearest(word, LEVELS).map(|near| format!("did you mean `{near}`?")),
-            );
-            return;
-        }
-    }
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
-        found.error(path, format!("this is no log filter: {error}"), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::propagation;
 use crate::proxy;
 use crate::reporter;
 use crate::sampling;
+use crate::telemetry::logs;
 use crate::tracer;
 
 /// Everything that can be configured.
@@ -53,7 +54,7 @@ pub struct Config {
     pub sampling: sampling::Config,
     /// Where spans go. Several work side by side.
     ///
-    /// Default: none, spans are kept for the view only. Reload: restart.
+    /// Default: none, spans are kept for the view only. Reload: live.
     pub reporters: Vec<reporter::Config>,
     /// Recent spans in memory, with their page and query interface on the admin port.
     pub view: pending::View,
@@ -63,41 +64,14 @@ pub struct Config {
     pub limits: proxy::config::Limits,
     /// Longest waits.
     pub timeouts: proxy::config::Timeouts,
-    /// Pillion's own messages.
-    pub log: Log,
+    /// Pillion's own messages, on standard error.
+    pub log: logs::Config,
     /// The steps of a clean stop.
     pub shutdown: Shutdown,
     /// Threads that carry traffic. `0`: one for each processor this process may use, at most 4.
     ///
     /// Unit: threads. Default: `0`. Reload: restart.
     pub workers: u16,
-}
-
-/// Pillion's own messages, on standard error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// What is written: `error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,pillion::reporter=debug`.
-    ///
-    /// Unit: filter in the syntax of `RUST_LOG`. Default: `info`. Reload: live.
-    pub level: String,
-    /// How it is written: `text`, `json` or `logfmt`.
-    ///
-    /// Default: `text`. Reload: restart.
-    pub format: LogFormat,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-    /// `key=value` pairs.
-    Logfmt,
 }
 
 /// The steps of a clean stop.
@@ -136,18 +110,9 @@ impl Default for Config {
             admin: pending::Admin::default(),
             limits: proxy::config::Limits::default(),
             timeouts: proxy::config::Timeouts::default(),
-            log: Log::default(),
+            log: logs::Config::default(),
             shutdown: Shutdown::default(),
             workers: 0,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
         }
     }
 }
