@@ -14,7 +14,6 @@ mod load;
 mod nearest;
 mod node;
 mod otel_env;
-mod pending;
 mod print;
 mod reader;
 pub mod schema;

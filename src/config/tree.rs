@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::config::pending;
+use crate::admin;
 use crate::correlate;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
@@ -57,14 +57,14 @@ pub struct Config {
     /// Default: none, spans are kept for the view only. Reload: live.
     pub reporters: Vec<reporter::Config>,
     /// Recent spans in memory, with their page and query interface on the admin port.
-    pub view: pending::View,
+    pub view: admin::view::Config,
     /// The admin port: probes, metrics, control.
-    pub admin: pending::Admin,
+    pub admin: admin::Config,
     /// Sizes and counts beyond which requests are refused.
     pub limits: proxy::config::Limits,
     /// Longest waits.
     pub timeouts: proxy::config::Timeouts,
-    /// Pillion's own messages, on standard error.
+    /// Pillion's own messages.
     pub log: logs::Config,
     /// The steps of a clean stop.
     pub shutdown: Shutdown,
@@ -106,8 +106,8 @@ impl Default for Config {
             propagation: propagation::Config::default(),
             sampling: sampling::Config::Constant(sampling::constant::Config::default()),
             reporters: Vec::new(),
-            view: pending::View::default(),
-            admin: pending::Admin::default(),
+            view: admin::view::Config::default(),
+            admin: admin::Config::default(),
             limits: proxy::config::Limits::default(),
             timeouts: proxy::config::Timeouts::default(),
             log: logs::Config::default(),

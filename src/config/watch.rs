@@ -158,7 +158,7 @@ impl Event {
     pub fn answer(self, answer: Answer) {
         if let Some(sender) = self.answer {
             // The one who asked may have gone away.
-            drop(sender.send(answer));
+            sender.send(answer).ok();
         }
     }
 }
@@ -190,8 +190,8 @@ fn watcher(dir: &std::path::Path, touch: mpsc::Sender<()>) -> notify::Result<Rec
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let reading = event.is_ok_and(|event| event.kind.is_access());
         if !reading {
-            // Full: a look at the file is due already.
-            drop(touch.try_send(()));
+            // Full means that a look at the file is due already.
+            touch.try_send(()).ok();
         }
     })?;
     watcher.watch(dir, RecursiveMode::NonRecursive)?;
