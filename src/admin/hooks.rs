@@ -96,8 +96,8 @@ impl Default for Build {
     fn default() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: String::new(),
-            rustc: String::new(),
+            commit: option_env!("PILLION_BUILD_COMMIT").unwrap_or("").to_owned(),
+            rustc: option_env!("PILLION_BUILD_RUSTC").unwrap_or("").to_owned(),
             features: Vec::new(),
         }
     }

@@ -60,8 +60,7 @@ impl Exit {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let exit = match CommandLine::try_parse_from(&args) {
-        Ok(line) if args.len() < 2 && !has_settings() => {
-            drop(line);
+        Ok(_) if args.len() < 2 && !has_settings() => {
             complain(&CommandLine::command().render_help().to_string());
             Exit::Usage
         }
@@ -183,7 +182,7 @@ fn print(text: &str) -> Exit {
 /// Writes a line to standard error. When that is closed there is nobody left to tell.
 fn complain(text: &str) {
     let mut err = std::io::stderr().lock();
-    drop(writeln!(err, "{text}"));
+    writeln!(err, "{text}").ok();
 }
 
 #[cfg(test)]

@@ -11,12 +11,16 @@ pub(crate) const SHORT: &str = env!("CARGO_PKG_VERSION");
 pub(crate) fn long() -> &'static str {
     static LONG: OnceLock<String> = OnceLock::new();
     LONG.get_or_init(|| {
-        let known =
-            |text: Option<&'static str>| text.filter(|t| !t.is_empty()).unwrap_or("unknown");
+        let build = Build::default();
+        let or = |text: String, otherwise: &str| match text.is_empty() {
+            true => otherwise.to_owned(),
+            false => text,
+        };
         format!(
-            "{SHORT}\ncommit: {}\nrustc: {}\nfeatures: none",
-            known(option_env!("PILLION_BUILD_COMMIT")),
-            known(option_env!("PILLION_BUILD_RUSTC")),
+            "{SHORT}\ncommit: {}\nrustc: {}\nfeatures: {}",
+            or(build.commit, "unknown"),
+            or(build.rustc, "unknown"),
+            or(build.features.join(", "), "none"),
         )
     })
 }

@@ -21,10 +21,10 @@ const WIRES: [&str; 2] = ["jaeger_udp", "jaeger_http"];
 /// Applies every variable that any of the clients knows and that means something here.
 pub(super) fn apply(env: &mut Standard<'_>) {
     identity(env);
-    if let Some(list) = env.text("JAEGER_PROPAGATION") {
-        if env.claim(Subject::Propagation, "JAEGER_PROPAGATION") {
-            formats(env, "JAEGER_PROPAGATION", list);
-        }
+    if let Some(list) = env.text("JAEGER_PROPAGATION")
+        && env.claim(Subject::Propagation, "JAEGER_PROPAGATION")
+    {
+        formats(env, "JAEGER_PROPAGATION", list);
     }
     sampler(env);
     reporters(env);
@@ -57,10 +57,10 @@ fn identity(env: &mut Standard<'_>) {
         env.set("spans.enabled", name, "false");
     }
     let name = "JAEGER_SERVICE_NAME";
-    if let Some(service) = env.text(name) {
-        if env.claim(Subject::Service, name) {
-            env.set("service", name, service);
-        }
+    if let Some(service) = env.text(name)
+        && env.claim(Subject::Service, name)
+    {
+        env.set("service", name, service);
     }
     let name = "JAEGER_TAGS";
     if let Some(text) = env.text(name) {

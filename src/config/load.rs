@@ -56,7 +56,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The file it came from.
     pub file: Option<PathBuf>,
+    /// Every value as it was written, for its origin.
     pub(crate) tree: Node,
+    /// The text of the file; empty when there is none.
+    pub(crate) text: String,
 }
 
 impl Sources {
@@ -163,6 +166,7 @@ pub(crate) fn load_text(sources: &Sources, text: Option<String>) -> Result<Loade
             .collect(),
         file: sources.file.clone(),
         tree: decoded.tree,
+        text: source.text,
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod decode;
+mod diff;
 mod env;
 mod error;
 mod jaeger_env;
@@ -19,8 +20,12 @@ pub mod schema;
 mod standard_env;
 mod substitute;
 mod tree;
+mod watch;
 mod yaml;
 
+pub use diff::Change;
+pub use diff::Diff;
+pub use diff::diff;
 pub use error::ConfigErrors;
 pub use load::Loaded;
 pub use load::Setting;
@@ -29,3 +34,9 @@ pub use load::load;
 pub use schema::Reload;
 pub use tree::Config;
 pub use tree::Shutdown;
+pub use watch::Answer;
+pub use watch::Cause;
+pub use watch::Event;
+pub use watch::Trigger;
+pub use watch::Watch;
+pub use watch::watch;

@@ -203,24 +203,6 @@ impl Node {
         }
     }
 
-    /// Lays `over` on top: mappings merge key by key, anything else is replaced.
-    pub(crate) fn overlay(&mut self, over: Node) {
-        match (&mut self.kind, over.kind) {
-            (Kind::Map(mine), Kind::Map(theirs)) => {
-                for entry in theirs {
-                    match mine.iter_mut().find(|e| e.key == entry.key) {
-                        Some(found) => found.value.overlay(entry.value),
-                        None => mine.push(entry),
-                    }
-                }
-            }
-            (kind, other) => {
-                *kind = other;
-                self.origin = over.origin;
-            }
-        }
-    }
-
     /// The value at `path`, to change it.
     pub(crate) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
         let Some((step, rest)) = path.split_first() else {
@@ -298,11 +280,6 @@ impl Path {
         let mut steps = self.0.clone();
         steps.push(Step::Index(index));
         Self(steps)
-    }
-
-    /// True when one of the two leads through the other.
-    pub(crate) fn touches(&self, other: &Path) -> bool {
-        self.0.starts_with(&other.0) || other.0.starts_with(&self.0)
     }
 }
 

@@ -83,10 +83,10 @@ fn identity(env: &mut Standard<'_>) {
 
 fn propagators(env: &mut Standard<'_>) {
     let name = "OTEL_PROPAGATORS";
-    if let Some(list) = env.text(name) {
-        if env.claim(Subject::Propagation, name) {
-            formats(env, name, list);
-        }
+    if let Some(list) = env.text(name)
+        && env.claim(Subject::Propagation, name)
+    {
+        formats(env, name, list);
     }
 }
 
@@ -282,10 +282,10 @@ fn otlp(env: &mut Standard<'_>) {
             None => env.bad(&name, "expected key=value,key=value"),
         }
     }
-    if let Some(name) = otlp_name(env, "TIMEOUT") {
-        if let Some(millis) = env.parsed::<u64>(&name, "milliseconds") {
-            env.set_in_reporters(&["otlp"], "timeout", &name, &format!("{millis}ms"));
-        }
+    if let Some(name) = otlp_name(env, "TIMEOUT")
+        && let Some(millis) = env.parsed::<u64>(&name, "milliseconds")
+    {
+        env.set_in_reporters(&["otlp"], "timeout", &name, &format!("{millis}ms"));
     }
     if let Some(name) = otlp_name(env, "COMPRESSION") {
         match env.text(&name).unwrap_or_default() {
@@ -370,9 +370,9 @@ fn limits(env: &mut Standard<'_>) {
         "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
     ];
-    if let Some(name) = names.into_iter().find(|name| env.text(name).is_some()) {
-        if let Some(length) = env.parsed::<u32>(name, "a number of characters") {
-            env.set("spans.max_value_length", name, length.to_string());
-        }
+    if let Some(name) = names.into_iter().find(|name| env.text(name).is_some())
+        && let Some(length) = env.parsed::<u32>(name, "a number of characters")
+    {
+        env.set("spans.max_value_length", name, length.to_string());
     }
 }

@@ -91,14 +91,6 @@ impl Schema {
         class.unwrap_or(Reload::Restart)
     }
 
-    /// The keys that a mapping at `path` takes.
-    pub(crate) fn keys(&self, path: &[Step]) -> Vec<String> {
-        let Some(schema) = self.find(path, |_| ()) else {
-            return Vec::new();
-        };
-        self.children(schema).into_iter().map(|(k, _)| k).collect()
-    }
-
     /// Every path without list elements, parents before children.
     pub(crate) fn paths(&self) -> Vec<Path> {
         let mut paths = Vec::new();

@@ -61,11 +61,6 @@ impl<'a> Standard<'a> {
         (!text.is_empty()).then_some(text)
     }
 
-    /// The whole environment, for values that refer to other variables.
-    pub(super) fn env(&self) -> &'a BTreeMap<String, String> {
-        self.env
-    }
-
     /// The value as a number or whatever else; a bad one is a warning.
     pub(super) fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;

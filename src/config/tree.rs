@@ -54,7 +54,7 @@ pub struct Config {
     pub sampling: sampling::Config,
     /// Where spans go. Several work side by side.
     ///
-    /// Default: none, spans are kept for the view only. Reload: restart.
+    /// Default: none, spans are kept for the view only. Reload: live.
     pub reporters: Vec<reporter::Config>,
     /// Recent spans in memory, with their page and query interface on the admin port.
     pub view: admin::view::Config,

@@ -1,0 +1,48 @@
+//! Tells the program what it was built from: `PILLION_BUILD_COMMIT` and `PILLION_BUILD_RUSTC`, shown by `--version`.
+//!
+//! Asks the compiler and, in a checkout, git. `PILLION_COMMIT` says the revision where there is no checkout, as in an
+//! image's build. Needs no network; what cannot be found out stays empty.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=PILLION_COMMIT");
+    let commit = match env::var("PILLION_COMMIT") {
+        Ok(commit) if !commit.is_empty() => commit,
+        _ => from_git(),
+    };
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let version = output(&rustc, &["--version"]);
+    let version = version.trim_start_matches("rustc ");
+    println!("cargo::rustc-env=PILLION_BUILD_COMMIT={commit}");
+    println!("cargo::rustc-env=PILLION_BUILD_RUSTC={version}");
+}
+
+fn from_git() -> String {
+    if !Path::new(".git").exists() {
+        // A source archive inside somebody else's repository must not take that one's revision.
+        return String::new();
+    }
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = output("git", &["rev-parse", "--git-path", file]);
+        if Path::new(&path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    output("git", &["rev-parse", "--short=12", "HEAD"])
+}
+
+/// The first line a program prints; empty when it fails.
+fn output(program: &str, args: &[&str]) -> String {
+    let Ok(output) = Command::new(program).args(args).output() else {
+        return String::new();
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    match output.status.success() {
+        true => text.lines().next().unwrap_or_default().to_owned(),
+        false => String::new(),
+    }
+}
