@@ -8,6 +8,7 @@
 
 mod layers;
 mod reporter_faults;
+mod reporter_jaeger;
 mod tls;
 mod remote_sampling;
 mod support;
