@@ -11,6 +11,7 @@ mod fuzz_corpus;
 mod layers;
 mod propagation;
 mod reporter_faults;
+mod reporter_jaeger;
 mod tls;
 mod remote_sampling;
 mod support;
