@@ -8,21 +8,18 @@ use tokio::sync::Notify;
 
 use crate::admin::Build;
 use crate::admin::Hooks;
-use crate::admin::Outcome;
 use crate::app::run::Running;
-use crate::config;
-use crate::config::Loaded;
-use crate::config::Sources;
+use crate::config::Trigger;
 use crate::telemetry::logs::Directives;
 use crate::telemetry::logs::Logs;
 
 /// What orders from outside reach besides the proxy itself.
 #[derive(Clone)]
 pub(super) struct Control {
-    /// Read again on a reload; absent in tests and in `exec` children without sources.
-    pub(super) sources: Option<Arc<Sources>>,
+    /// Orders a reload.
+    pub(super) trigger: Trigger,
     /// The process's logs.
-    pub(super) logs: Option<Arc<Logs>>,
+    pub(super) logs: Arc<Logs>,
     /// Told when the process is to end.
     pub(super) quit: Arc<Notify>,
 }
@@ -40,58 +37,19 @@ pub(super) fn hooks(running: &Arc<Running>, control: Control, build: Build) -> H
         connections: with(&proxy, serde_json::Value::Null, Running::connections),
         sampling: with(&proxy, serde_json::Value::Null, Running::sampling_state),
         set_log_level: Arc::new(move |text| {
-            let logs = logs.as_ref().ok_or("the log level is fixed")?;
             let level: Directives = text.parse().map_err(|error| format!("{error}"))?;
             logs.set_level(&level);
             Ok(())
         }),
-        reload: Arc::new({
-            let proxy = proxy.clone();
-            move || reload(proxy.clone(), control.clone())
+        reload: Arc::new(move || {
+            let trigger = control.trigger.clone();
+            Box::pin(async move { trigger.reload().await })
         }),
         drain: with(&proxy, (), |running| {
             running.begin_drain();
         }),
         quit: Arc::new(move || quit.notify_one()),
     }
-}
-
-/// Loads the sources again and puts them to work.
-fn reload(proxy: Weak<Running>, control: Control) -> Outcome {
-    Box::pin(async move {
-        let running = proxy.upgrade().ok_or("the proxy has stopped")?;
-        let sources = control
-            .sources
-            .as_ref()
-            .ok_or("there is no file to load again")?;
-        reload_now(&running, sources, control.logs.as_deref())
-    })
-}
-
-/// Loads, checks and applies, all or nothing. `Ok`: what changed, in one line.
-pub(super) fn reload_now(
-    running: &Running,
-    sources: &Sources,
-    logs: Option<&Logs>,
-) -> Result<String, String> {
-    let loaded = match config::load(sources) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            running.count_failed_reload();
-            return Err(errors.to_string());
-        }
-    };
-    let Loaded { config, .. } = &loaded;
-    let dump = loaded.print();
-    let level = config.log.level.clone();
-    let said = running
-        .reload(config.clone())
-        .map_err(|error| error.to_string())?;
-    running.set_dump(dump);
-    if let Some(logs) = logs {
-        logs.set_level(&level);
-    }
-    Ok(said)
 }
 
 fn with<T: Clone + Send + Sync + 'static>(

@@ -23,7 +23,6 @@ use crate::admin::State;
 use crate::admin::Store;
 use crate::app::admin::Control;
 use crate::app::admin::hooks;
-use crate::app::admin::reload_now;
 use crate::app::build;
 use crate::app::build::BuildError;
 use crate::app::build::Lasting;
@@ -31,8 +30,12 @@ use crate::app::ledger;
 use crate::app::sampling::Sampling;
 use crate::app::worker;
 use crate::config::Config;
+use crate::config::Event;
 use crate::config::Loaded;
 use crate::config::Sources;
+use crate::config::Watch;
+use crate::config::diff;
+use crate::config::watch;
 use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
@@ -46,7 +49,9 @@ use crate::reporter::Reason;
 use crate::reporter::Reporters;
 use crate::reporter::Sink;
 use crate::telemetry::logs;
+use crate::telemetry::logs::Chain;
 use crate::telemetry::logs::LogError;
+use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Outcome;
 use crate::tracer::Ledger;
@@ -103,17 +108,18 @@ pub struct Running {
 pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunError> {
     let metrics = Metrics::new();
     let logs = Arc::new(logs::init(&loaded.config.log, Some(metrics.logs()))?);
-    let control = Control {
-        sources: Some(Arc::new(sources)),
-        logs: Some(logs.clone()),
-        quit: Arc::default(),
-    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
+        let (watch, trigger) = watch(sources, &loaded)?;
+        let control = Control {
+            trigger,
+            logs: logs.clone(),
+            quit: Arc::default(),
+        };
         let running = Running::launch(loaded, metrics, control.clone(), build).await?;
-        wait_for_end(&running, &control).await?;
+        wait_for_end(&running, &control, watch).await?;
         running.stop().await;
         Ok(())
     });
@@ -121,18 +127,22 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
     result
 }
 
-/// Waits for SIGTERM, SIGINT or an order to quit; a second signal ends the process at once. SIGHUP reloads.
-async fn wait_for_end(running: &Running, control: &Control) -> Result<(), RunError> {
+/// Reloads whenever there is a reason to, until SIGTERM, SIGINT or an order to quit. A second signal ends the process
+/// at once.
+async fn wait_for_end(
+    running: &Running,
+    control: &Control,
+    mut watch: Watch,
+) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
             _ = interrupt.recv() => info!("SIGINT: stopping"),
             () = control.quit.notified() => info!("asked to quit: stopping"),
-            _ = hangup.recv() => {
-                log_reload(running, control);
+            event = watch.next() => {
+                apply(running, control, event);
                 continue;
             }
         }
@@ -149,14 +159,27 @@ async fn wait_for_end(running: &Running, control: &Control) -> Result<(), RunErr
     Ok(())
 }
 
-fn log_reload(running: &Running, control: &Control) {
-    let Some(sources) = &control.sources else {
-        return;
+/// Puts a configuration that was loaded again to work, or says why not.
+fn apply(running: &Running, control: &Control, event: Event) {
+    let answer = match &event.outcome {
+        Ok(loaded) => running
+            .apply(loaded, &control.logs)
+            .map_err(|error| Chain(&error).to_string()),
+        Err(errors) => {
+            running
+                .metrics
+                .config()
+                .reloaded(Outcome::Failure, running.now());
+            Err(errors.to_string())
+        }
     };
-    match reload_now(running, sources, control.logs.as_deref()) {
-        Ok(changes) => info!(changes, "configuration reloaded"),
-        Err(reason) => error!(reason, "configuration not reloaded, the old one stays"),
+    match &answer {
+        Ok(changes) => info!(changes, cause = ?event.cause, "configuration reloaded"),
+        Err(reason) => {
+            error!(reason, cause = ?event.cause, "configuration not reloaded, the old one stays")
+        }
     }
+    event.answer(answer);
 }
 
 impl Running {
@@ -247,7 +270,7 @@ impl Running {
         ]);
         let admin = admin_socket(&loaded.config)?;
         let running = Self::start(loaded.config, metrics).await?;
-        running.set_dump(dump);
+        *running.dump.lock() = dump;
         if let Some(socket) = admin {
             running.serve_admin(socket, control, build)?;
         }
@@ -328,9 +351,12 @@ impl Running {
         result
     }
 
-    /// Notes an attempt to reload that did not get as far as [`Running::reload`].
-    pub(super) fn count_failed_reload(&self) {
-        self.metrics.config().reloaded(Outcome::Failure, self.now());
+    /// [`Running::reload`] with what hangs on a loaded configuration besides.
+    fn apply(&self, loaded: &Loaded, logs: &Logs) -> Result<String, RunError> {
+        let changes = self.reload(loaded.config.clone())?;
+        *self.dump.lock() = loaded.print();
+        logs.set_level(&loaded.config.log.level);
+        Ok(changes)
     }
 
     fn try_reload(&self, config: Config) -> Result<String, RunError> {
@@ -351,8 +377,10 @@ impl Running {
             *sampling = next;
         }
         self.shared.snapshot.store(Arc::new(snapshot));
-        *self.config.lock() = config;
-        Ok("new connections use the new configuration".to_owned())
+        let mut current = self.config.lock();
+        let changes = diff(&current, &config).to_string();
+        *current = config;
+        Ok(changes)
     }
 
     /// Every metric as Prometheus text, the ledger exact.
@@ -405,10 +433,6 @@ impl Running {
     /// The effective configuration as text.
     pub(super) fn dump(&self) -> String {
         self.dump.lock().clone()
-    }
-
-    pub(super) fn set_dump(&self, dump: String) {
-        *self.dump.lock() = dump;
     }
 
     /// The sampler in force, for the admin port.

@@ -23,7 +23,11 @@ pub(crate) struct Finding {
 /// With a collector: what its host says on Jaeger's port 5778, as Jaeger's own clients do. Without: everything, since
 /// nobody but the view is there to be flooded.
 pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static str) {
-    let Some(host) = config.reporters.iter().find_map(collector) else {
+    let Some(host) = config
+        .reporters
+        .iter()
+        .find_map(reporter::Config::collector)
+    else {
         let everything = sampling::constant::Config { decision: true };
         return (
             sampling::Config::Constant(everything),
@@ -43,16 +47,6 @@ pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static s
         sampling::Config::Remote(remote),
         "reporters send to a collector and no sampling is set",
     )
-}
-
-fn collector(reporter: &reporter::Config) -> Option<String> {
-    match reporter {
-        reporter::Config::Otlp(otlp) => Some(match &otlp.endpoint {
-            Some(endpoint) => endpoint.host().to_owned(),
-            None => "localhost".to_owned(),
-        }),
-        reporter::Config::Log(_) => None,
-    }
 }
 
 /// Checks what decoding cannot.

@@ -102,6 +102,15 @@ impl Settings for Config {
         &self.queue
     }
 
+    fn collector(&self) -> Option<String> {
+        Some(
+            self.endpoint
+                .as_ref()
+                .map_or("localhost", |endpoint| &endpoint.host)
+                .to_owned(),
+        )
+    }
+
     /// Only for names that do not resolve: then nothing was sent. What was sent is never sent again.
     fn retry(&self) -> retry::Config {
         retry::Config {

@@ -58,6 +58,11 @@ trait Settings {
 
     fn queue(&self) -> &queue::Config;
 
+    /// The host that spans go to: its sampling strategies are the ones to follow. `None`: no collector.
+    fn collector(&self) -> Option<String> {
+        None
+    }
+
     /// Wires that cannot be asked twice keep the default.
     fn retry(&self) -> retry::Config {
         retry::Config::never()
@@ -97,6 +102,11 @@ macro_rules! reporters {
             /// The kind's name.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $name,)+ }
+            }
+
+            /// The host that spans go to; `None` when they go to no collector.
+            pub fn collector(&self) -> Option<String> {
+                match self { $(Self::$variant(config) => config.collector(),)+ }
             }
 
             fn queue(&self) -> &queue::Config {

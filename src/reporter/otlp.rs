@@ -126,6 +126,15 @@ impl Settings for Config {
         &self.queue
     }
 
+    fn collector(&self) -> Option<String> {
+        Some(
+            self.endpoint
+                .as_ref()
+                .map_or("localhost", Endpoint::host)
+                .to_owned(),
+        )
+    }
+
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
