@@ -50,6 +50,9 @@ pub enum BuildError {
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The sockets that the service manager hands over cannot be used.
+    #[error("the sockets handed over by the service manager cannot be used")]
+    Inherited(#[source] io::Error),
     /// A listener's name does not resolve.
     #[error("cannot listen on {addr}")]
     Resolve {
@@ -184,7 +187,15 @@ pub(super) struct Bound {
 }
 
 /// Binds every listener of the data path.
+///
+/// A socket that the service manager hands over under a listener's role (`inbound`, `outbound`) is used instead of
+/// the configured address.
 pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, BuildError> {
+    let mut inherited = listen::inherited().map_err(BuildError::Inherited)?;
+    let mut handed_over = |role: &str| {
+        let at = inherited.iter().position(|socket| socket.name == role)?;
+        Some(inherited.swap_remove(at).listener)
+    };
     let mut bound = Vec::new();
     if let Some(app) = &config.app {
         let tls = config
@@ -197,7 +208,12 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             role: Role::Inbound { app: app.clone() },
             tls,
         };
-        bound.push(bind(&config.inbound.listen, listener, workers)?);
+        bound.push(bind(
+            &config.inbound.listen,
+            listener,
+            workers,
+            handed_over("inbound"),
+        )?);
     }
     if config.outbound.enabled {
         let tls = Arc::new(ClientTls::new(&config.outbound.tls)?);
@@ -205,7 +221,12 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             role: Role::ForwardProxy { tls },
             tls: None,
         };
-        bound.push(bind(&config.outbound.listen, listener, workers)?);
+        bound.push(bind(
+            &config.outbound.listen,
+            listener,
+            workers,
+            handed_over("outbound"),
+        )?);
     }
     for route in &config.routes {
         let tls = route
@@ -220,18 +241,31 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             rewrite_host: route.rewrite_host,
             peer_service: Text::new(&route.peer_service),
         };
-        bound.push(bind(&route.listen, Listener { role, tls: None }, workers)?);
+        bound.push(bind(
+            &route.listen,
+            Listener { role, tls: None },
+            workers,
+            None,
+        )?);
     }
     Ok(bound)
 }
 
-fn bind(at: &HostPort, listener: Listener, workers: usize) -> Result<Bound, BuildError> {
-    let addr = resolve(at)?;
-    let sockets = listen::bind_workers(addr, workers)?;
-    let address = sockets
-        .first()
-        .and_then(|socket| socket.local_addr().ok())
-        .unwrap_or(addr);
+fn bind(
+    at: &HostPort,
+    listener: Listener,
+    workers: usize,
+    handed_over: Option<TcpListener>,
+) -> Result<Bound, BuildError> {
+    let sockets = match handed_over {
+        Some(socket) => listen::share(socket, workers).map_err(BuildError::Inherited)?,
+        None => listen::bind_workers(resolve(at)?, workers)?,
+    };
+    let address = sockets.first().map(TcpListener::local_addr);
+    let address = match address {
+        Some(Ok(address)) => address,
+        _ => resolve(at)?,
+    };
     Ok(Bound {
         listener: Arc::new(listener),
         address,

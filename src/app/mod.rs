@@ -9,6 +9,7 @@ mod build;
 mod ledger;
 mod run;
 mod sampling;
+mod systemd;
 mod worker;
 
 pub use run::RunError;

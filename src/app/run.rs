@@ -28,6 +28,7 @@ use crate::app::build::BuildError;
 use crate::app::build::Lasting;
 use crate::app::ledger;
 use crate::app::sampling::Sampling;
+use crate::app::systemd;
 use crate::app::worker;
 use crate::config::Config;
 use crate::config::Event;
@@ -119,7 +120,9 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
             quit: Arc::default(),
         };
         let running = Running::launch(loaded, metrics, control.clone(), build).await?;
+        systemd::ready();
         wait_for_end(&running, &control, watch).await?;
+        systemd::stopping();
         running.stop().await;
         Ok(())
     });
@@ -136,13 +139,17 @@ async fn wait_for_end(
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut watchdog = systemd::watchdog();
     loop {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
             _ = interrupt.recv() => info!("SIGINT: stopping"),
             () = control.quit.notified() => info!("asked to quit: stopping"),
+            () = systemd::beat(&mut watchdog) => continue,
             event = watch.next() => {
+                systemd::reloading();
                 apply(running, control, event);
+                systemd::ready();
                 continue;
             }
         }

@@ -25,10 +25,12 @@ use crate::detect::Protocol;
 use crate::model::HostPort;
 use crate::model::Text;
 use crate::net::drain::Watch;
+use crate::net::listen;
 use crate::net::rewind::Rewind;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::proxy::forward;
+use crate::proxy::metered::Metered;
 use crate::proxy::patience::Patience;
 use crate::proxy::patience::Phase;
 use crate::proxy::shared::DirectionMetrics;
@@ -39,9 +41,6 @@ use crate::telemetry::metrics::Detected;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::OpenConnection;
 use crate::telemetry::metrics::Outcome;
-
-/// Pause after a failed accept (no descriptors left): long enough not to spin, short enough not to be noticed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a listener is for. Shared by the workers' sockets of one address.
 pub struct Listener {
@@ -118,32 +117,29 @@ pub async fn accept(
     socket: TcpListener,
     drain: Watch,
 ) {
+    let mut failures = 0;
     loop {
         let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
+            accepted = listen::accept(&socket) => accepted,
             () = drain.signaled() => return,
         };
         match accepted {
             Ok((stream, peer)) => {
-                tokio::spawn(serve(
-                    worker.clone(),
-                    listener.clone(),
-                    stream,
-                    peer,
-                    drain.clone(),
-                ));
+                failures = 0;
+                let (worker, listener) = (worker.clone(), listener.clone());
+                tokio::spawn(serve(worker, listener, stream, peer, drain.clone()));
             }
             Err(error) => {
+                let pause = listen::accept_pause(failures);
+                failures += 1;
                 worker
                     .shared
                     .metrics(listener.direction())
                     .server
                     .accept_errors
                     .increment(1);
-                if !is_peer_fault(&error) {
-                    warn!(%error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                warn!(%error, failures, ?pause, "accept failed");
+                tokio::time::sleep(pause).await;
             }
         }
     }
@@ -159,10 +155,6 @@ async fn serve(
     let snapshot = worker.shared.snapshot.load_full();
     let metrics = worker.shared.metrics(listener.direction());
     let mut open = metrics.downstream.open();
-    if stream.set_nodelay(true).is_err() {
-        open.reason = CloseReason::Error;
-        return;
-    }
     let mut conn = Conn {
         worker: worker.clone(),
         listener,
@@ -172,6 +164,7 @@ async fn serve(
         drain,
         phase: Phase::default(),
     };
+    let stream = Metered::new(stream, metrics.downstream.clone());
     let Some(tls) = conn.listener.tls.clone() else {
         serve_detected(conn, stream, open).await;
         return;
@@ -329,14 +322,4 @@ fn close_reason(result: Result<(), hyper::Error>) -> CloseReason {
     } else {
         CloseReason::Error
     }
-}
-
-/// Accept errors that concern one connection that is already gone.
-fn is_peer_fault(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
 }

@@ -12,6 +12,7 @@ mod expect;
 mod forward;
 mod headers;
 pub mod listener;
+mod metered;
 mod patience;
 mod respond;
 pub mod shared;

@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
+use crate::proxy::metered::Metered;
 use crate::proxy::upstream::ConnectTiming;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Destination;
@@ -316,7 +317,7 @@ impl Pool {
             .preserve_header_case(true)
             .max_headers(self.limits.headers)
             .max_buf_size(self.limits.head_size.max(16 * 1024))
-            .handshake(TokioIo::new(stream))
+            .handshake(self.io(stream))
             .await
             .map_err(ProxyError::Exchange)?;
         let open = self.connections.open();
@@ -373,7 +374,7 @@ impl Pool {
             .max_header_list_size(u32::try_from(self.limits.head_size).unwrap_or(u32::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .handshake(TokioIo::new(stream))
+            .handshake(self.io(stream))
             .await
             .map_err(ProxyError::Exchange)?;
         let open = self.connections.open();
@@ -426,6 +427,10 @@ impl Pool {
             idle_limit: None,
             in_use: self.metrics.in_use.enter(),
         }
+    }
+
+    fn io(&self, stream: MaybeTls<TcpStream>) -> TokioIo<Metered<MaybeTls<TcpStream>>> {
+        TokioIo::new(Metered::new(stream, self.connections.clone()))
     }
 
     async fn open(

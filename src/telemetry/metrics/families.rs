@@ -34,17 +34,6 @@ const ADDED: &[f64] = &[
 const CONNECTS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
-/// Sizes of bodies, in bytes: powers of eight from 64 B to 128 MiB.
-const SIZES: &[f64] = &[
-    64.0,
-    512.0,
-    4_096.0,
-    32_768.0,
-    262_144.0,
-    2_097_152.0,
-    16_777_216.0,
-    134_217_728.0,
-];
 
 macro_rules! families {
     ($($const:ident = $kind:expr, $name:literal, $help:literal;)*) => {
@@ -64,10 +53,6 @@ families! {
         "HTTP exchanges in flight.";
     HTTP_ADDED = Kind::Histogram(ADDED), "pillion_http_added_latency_seconds",
         "Time that the proxy itself added to an exchange before its response head went out.";
-    HTTP_REQUEST_SIZE = Kind::Histogram(SIZES), "pillion_http_request_body_size_bytes",
-        "Size of request bodies as forwarded.";
-    HTTP_RESPONSE_SIZE = Kind::Histogram(SIZES), "pillion_http_response_body_size_bytes",
-        "Size of response bodies as forwarded.";
     HTTP_ROUTES_OVERFLOW = Kind::Counter, "pillion_http_route_overflow_total",
         "Routes that were counted as _other because the table of routes is full.";
     HTTP_SERIES_OVERFLOW = Kind::Counter, "pillion_http_series_overflow_total",
@@ -143,8 +128,6 @@ families! {
         "Trace headers read, by format and result.";
     CONFLICTS = Kind::Counter, "pillion_propagation_conflicts_total",
         "Requests whose formats named different traces.";
-    INJECTS = Kind::Counter, "pillion_propagation_inject_total",
-        "Trace headers written, by format.";
 
     SAMPLER_DECISIONS = Kind::Counter, "pillion_sampler_decisions_total",
         "Traces started here, by the sampler that decided and its decision.";

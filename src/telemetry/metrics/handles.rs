@@ -120,10 +120,6 @@ pub struct TrafficMetrics {
     pub active: ActiveGauge,
     /// Latency that is ours, in seconds.
     pub added: Histogram,
-    /// Request bodies, in bytes.
-    pub request_size: Histogram,
-    /// Response bodies, in bytes.
-    pub response_size: Histogram,
     /// What was refused.
     pub rejections: CounterSet<Rejection>,
 }
@@ -316,8 +312,6 @@ pub struct ExtractMetrics {
     pub format: &'static str,
     /// What came of reading.
     pub extracted: CounterSet<ExtractResult>,
-    /// Headers written.
-    pub injected: Counter,
 }
 
 /// Sampling. Held by the samplers and by the poller of strategies.

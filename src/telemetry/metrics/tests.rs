@@ -12,8 +12,6 @@ fn everything() -> Metrics {
         let traffic = metrics.traffic(*direction);
         drop(traffic.active.enter());
         traffic.added.record(0.000_2);
-        traffic.request_size.record(100.0);
-        traffic.response_size.record(5_000.0);
         metrics.server(*direction).detected.count(Detected::Http1);
         metrics.pool(*direction).connect_duration.record(0.001);
         for peer in Peer::ALL {

@@ -31,8 +31,6 @@ impl Metrics {
         TrafficMetrics {
             active: ActiveGauge(self.gauge(&families::HTTP_ACTIVE, &labels)),
             added: self.histogram(&families::HTTP_ADDED, &labels),
-            request_size: self.histogram(&families::HTTP_REQUEST_SIZE, &labels),
-            response_size: self.histogram(&families::HTTP_RESPONSE_SIZE, &labels),
             rejections: CounterSet::new(self, &families::REJECTIONS, &labels),
         }
     }
@@ -136,7 +134,6 @@ impl Metrics {
             ExtractMetrics {
                 format,
                 extracted: CounterSet::new(self, &families::EXTRACTS, &labels),
-                injected: self.counter(&families::INJECTS, &labels),
             }
         };
         PropagationMetrics {
