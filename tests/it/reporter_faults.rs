@@ -576,3 +576,46 @@ async fn collectors_behind_tls_are_verified() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_collector_that_asks_for_quiet_beyond_the_retry_limit_gets_it() {
+    let later = Reply::Status(429, vec![("retry-after", "1".to_owned())], "");
+    let collector = Collector::start(Speaks::Http1, vec![later], Reply::Accept).await;
+    let url = collector.url();
+    let queue = "queue: { flush_interval: 20ms }";
+    let retry = "retry: { max_elapsed: 0 }";
+    let reporters = start(&[config(&format!(
+        "otlp: {{ endpoint: '{url}', {queue}, {retry} }}"
+    ))]);
+    report(&reporters, &spans(0..5, 10));
+    assert_eq!(
+        settled(&reporters)
+            .await
+            .dropped_for(Reason::RetriesExhausted),
+        5
+    );
+    report(&reporters, &spans(5..10, 10));
+    assert_eq!(settled(&reporters).await.exported, 5);
+    let received = collector.received();
+    assert!(
+        received[1].at - received[0].at >= SECOND,
+        "the next batch waited too"
+    );
+}
+
+#[tokio::test]
+async fn a_small_queue_is_emptied_before_it_overflows() {
+    let collector = Collector::start(Speaks::Http1, vec![], Reply::Accept).await;
+    let url = collector.url();
+    let queue = "queue: { capacity: 64, batch: 512, flush_interval: 1h }";
+    let reporters = start(&[config(&format!("otlp: {{ endpoint: '{url}', {queue} }}"))]);
+    for chunk in spans(0..320, 10).chunks(16) {
+        report(&reporters, chunk);
+        let deadline = Instant::now() + LIMIT;
+        while book(&reporters).queued >= 16 {
+            assert!(Instant::now() < deadline, "nobody was woken");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(book(&reporters).dropped_total(), 0);
+}
