@@ -1,7 +1,8 @@
 //! The way out of finished spans: a bounded queue, batches, retries and one sender per wire, each in its file.
 //!
 //! The request path only pushes; it never waits. What cannot be kept is dropped and counted by reason. For each
-//! reporter, `accepted = exported + dropped + queued` holds at every moment (`ledger` says why).
+//! reporter, `accepted = exported + dropped + queued` holds at every moment (`ledger` says why). Each reporter has one send under
+//! way at a time, so spans leave in order and a slow collector holds back nobody but itself.
 //!
 //! Adding a reporter is one new file and two neighbouring lines here: its `mod` and its row in the table.
 
@@ -141,6 +142,12 @@ impl Config {
     /// # Errors
     /// [`BuildError`] names what is wrong.
     pub fn check(&self) -> Result<(), BuildError> {
+        let queue = self.queue();
+        if !(1..=queue::MAX_CAPACITY).contains(&queue.capacity) || queue.batch == 0 {
+            return Err(BuildError::Conflict(
+                "queue.capacity must lie between 1 and 1000000 and queue.batch must be at least 1",
+            ));
+        }
         self.sender().map(drop)
     }
 }

@@ -194,7 +194,7 @@ impl Sender for OtlpHttp {
         Box::pin(async move {
             let body = encoded(batch, self.max_request)?;
             let response = self.target.post("application/x-protobuf", body).await?;
-            if response.status() != http::StatusCode::OK {
+            if !response.status().is_success() {
                 return Err(refused(&response, status_message(&response)));
             }
             Ok(accepted(response.body(), batch.len()))

@@ -155,7 +155,11 @@ pub(super) fn encode_error(error: &dyn std::error::Error) -> SendError {
 }
 
 pub(super) fn client_error(error: &ClientError) -> SendError {
-    SendError::retry(chain(error))
+    match error {
+        // It did answer, only too much: sending again would deliver the spans twice.
+        ClientError::TooLarge(_) => SendError::rejected(chain(error)),
+        _ => SendError::retry(chain(error)),
+    }
 }
 
 /// What a status that is not success means, after OTLP's rules.

@@ -44,7 +44,8 @@ impl Default for Config {
     }
 }
 
-const MAX_CAPACITY: usize = 1_000_000;
+/// More would be memory that nobody meant to give.
+pub(super) const MAX_CAPACITY: usize = 1_000_000;
 
 /// Spans on their way from many threads to one task.
 pub(super) struct Queue {
@@ -91,6 +92,11 @@ impl Queue {
     /// Waits until about a batch has been pushed since the last wake-up.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
+    }
+
+    /// True when as much waits as is worth a wake-up.
+    pub(super) fn has_filled(&self) -> bool {
+        self.spans.len() as u64 >= self.wake_every
     }
 
     /// Takes at most `most` spans, oldest first.

@@ -65,7 +65,9 @@ impl Runner {
         loop {
             match self.wake(next_flush).await {
                 Wake::Filled => {
-                    while self.queue.len() >= batch && !self.stopping() {
+                    // Under constant load the flush still gets its turn: it also warns of a full queue.
+                    while self.queue.has_filled() && !self.stopping() && Instant::now() < next_flush
+                    {
                         self.deliver(self.queue.take(batch)).await;
                     }
                 }
@@ -98,8 +100,8 @@ impl Runner {
         tokio::select! {
             biased;
             () = told_to_stop(&mut self.stop) => Wake::Stop,
-            () = queue.filled() => Wake::Filled,
             () = tokio::time::sleep_until(next_flush) => Wake::Flush,
+            () = queue.filled() => Wake::Filled,
         }
     }
 

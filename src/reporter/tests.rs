@@ -155,6 +155,18 @@ fn settings_print_without_their_secrets() {
 }
 
 #[test]
+fn queues_of_no_size_are_refused() {
+    for yaml in [
+        "log: { queue: { capacity: 0 } }",
+        "log: { queue: { capacity: 1000001 } }",
+        "log: { queue: { batch: 0 } }",
+    ] {
+        let config: Config = serde_saphyr::from_str(yaml).unwrap();
+        assert!(config.check().is_err(), "{yaml}");
+    }
+}
+
+#[test]
 fn the_schema_knows_every_kind() {
     let schema = serde_json::to_string(&schemars::schema_for!(Config)).unwrap();
     for (name, _) in KINDS {

@@ -8,6 +8,7 @@
 
 mod admin;
 mod fuzz_corpus;
+mod codec_python;
 mod layers;
 mod propagation;
 mod remote_sampling;

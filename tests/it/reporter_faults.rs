@@ -12,18 +12,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pillion::codec::Limits;
 use pillion::codec::thrift;
 use pillion::codec::thrift::Protocol;
-use pillion::model::Attribute;
-use pillion::model::Baggage;
-use pillion::model::Kind;
-use pillion::model::Resource;
-use pillion::model::SamplingState;
 use pillion::model::Span;
-use pillion::model::SpanContext;
-use pillion::model::SpanId;
-use pillion::model::Status;
-use pillion::model::Timestamp;
-use pillion::model::TraceId;
-use pillion::model::TraceState;
 use pillion::reporter::Config;
 use pillion::reporter::Reason;
 use pillion::reporter::Reporters;
@@ -34,43 +23,10 @@ use crate::support::collector::Collector;
 use crate::support::collector::Reply;
 use crate::support::collector::Speaks;
 use crate::support::collector::Where;
+use crate::support::spans::spans;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Spans with these ids and one attribute of this size.
-fn spans(ids: std::ops::Range<u64>, size: usize) -> Vec<Arc<Span>> {
-    let resource = Arc::new(Resource {
-        service: "svc".into(),
-        attributes: vec![Attribute::new("service.instance.id", "1")],
-    });
-    let filler = "x".repeat(size);
-    ids.map(|id| {
-        Arc::new(Span {
-            context: SpanContext {
-                trace_id: TraceId::from_halves(7, id + 1).unwrap(),
-                span_id: SpanId::from_u64(id + 1).unwrap(),
-                state: SamplingState::Accept,
-                random: false,
-                firehose: false,
-                trace_state: TraceState::default(),
-                baggage: Baggage::default(),
-            },
-            parent: None,
-            remote_parent: false,
-            name: "GET".into(),
-            kind: Kind::Server,
-            start: Timestamp(1_795_165_654_000_000_000),
-            end: Timestamp(1_795_165_654_001_000_000),
-            attributes: vec![Attribute::new("filler", filler.clone())],
-            events: Vec::new(),
-            links: Vec::new(),
-            status: Status::Unset,
-            resource: Arc::clone(&resource),
-        })
-    })
-    .collect()
-}
 
 fn config(yaml: &str) -> Config {
     serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"))
@@ -580,4 +536,86 @@ async fn datagrams_that_nobody_reads_are_counted_as_failed() {
     };
     report(&reporters, &spans(10..15, 10));
     assert_eq!(settled(&reporters).await.exported, 10, "back again");
+}
+
+#[tokio::test]
+async fn collectors_behind_tls_are_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (key.cert.pem(), key.signing_key.serialize_pem());
+    let cert_file = dir.path().join("cert.pem");
+    let key_file = dir.path().join("key.pem");
+    std::fs::write(&cert_file, cert).unwrap();
+    std::fs::write(&key_file, key).unwrap();
+    for (speaks, protocol) in [(Speaks::Http1, "http_protobuf"), (Speaks::Http2, "grpc")] {
+        let collector = Collector::start_tls(speaks, &cert_file, &key_file).await;
+        let port = collector.addr.port();
+        let reporter = |ca: &str| {
+            config(&format!(
+                "otlp: {{ endpoint: 'https://localhost:{port}', protocol: {protocol}, {ca} \
+                 queue: {{ flush_interval: 20ms }}, retry: {{ max_elapsed: 0 }} }}"
+            ))
+        };
+        let trusting = format!("tls: {{ ca_file: '{}' }},", cert_file.display());
+        let reporters = start(&[reporter(&trusting)]);
+        report(&reporters, &spans(0..5, 10));
+        let trusted = settled(&reporters).await;
+        assert_eq!(trusted.exported, 5, "{protocol}: {trusted:?}");
+        let reporters = start(&[reporter("")]);
+        report(&reporters, &spans(0..5, 10));
+        let unknown = settled(&reporters).await;
+        assert_eq!(
+            unknown.dropped_for(Reason::RetriesExhausted),
+            5,
+            "{protocol}: {unknown:?}"
+        );
+        assert_eq!(
+            collector.received().len(),
+            1,
+            "{protocol}: nothing was sent to a stranger"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_asks_for_quiet_beyond_the_retry_limit_gets_it() {
+    let later = Reply::Status(429, vec![("retry-after", "1".to_owned())], "");
+    let collector = Collector::start(Speaks::Http1, vec![later], Reply::Accept).await;
+    let url = collector.url();
+    let queue = "queue: { flush_interval: 20ms }";
+    let retry = "retry: { max_elapsed: 0 }";
+    let reporters = start(&[config(&format!(
+        "otlp: {{ endpoint: '{url}', {queue}, {retry} }}"
+    ))]);
+    report(&reporters, &spans(0..5, 10));
+    assert_eq!(
+        settled(&reporters)
+            .await
+            .dropped_for(Reason::RetriesExhausted),
+        5
+    );
+    report(&reporters, &spans(5..10, 10));
+    assert_eq!(settled(&reporters).await.exported, 5);
+    let received = collector.received();
+    assert!(
+        received[1].at - received[0].at >= SECOND,
+        "the next batch waited too"
+    );
+}
+
+#[tokio::test]
+async fn a_small_queue_is_emptied_before_it_overflows() {
+    let collector = Collector::start(Speaks::Http1, vec![], Reply::Accept).await;
+    let url = collector.url();
+    let queue = "queue: { capacity: 64, batch: 512, flush_interval: 1h }";
+    let reporters = start(&[config(&format!("otlp: {{ endpoint: '{url}', {queue} }}"))]);
+    for chunk in spans(0..320, 10).chunks(16) {
+        report(&reporters, chunk);
+        let deadline = Instant::now() + LIMIT;
+        while book(&reporters).queued >= 16 {
+            assert!(Instant::now() < deadline, "nobody was woken");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(book(&reporters).dropped_total(), 0);
 }

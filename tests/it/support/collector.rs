@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,7 +19,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1 as theirs;
+use pillion::net::tls::Alpn;
+use pillion::net::tls::ServerConfig;
+use pillion::net::tls::ServerTls;
 use prost::Message;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
@@ -89,7 +95,42 @@ impl Collector {
         let served = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(serve(tcp, speaks, Arc::clone(&served)));
+                let raw = clone_of(&tcp);
+                tokio::spawn(serve(tcp, raw, speaks, Arc::clone(&served)));
+            }
+        });
+        Self { addr, shared }
+    }
+
+    /// Like `start` behind TLS; accepts everything.
+    pub(crate) async fn start_tls(speaks: Speaks, cert_file: &Path, key_file: &Path) -> Self {
+        let config = ServerConfig {
+            cert_file: cert_file.to_owned(),
+            key_file: key_file.to_owned(),
+            ..ServerConfig::default()
+        };
+        let alpn = match speaks {
+            Speaks::Http1 => Alpn::Http1,
+            Speaks::Http2 => Alpn::Http2,
+        };
+        let acceptor = ServerTls::new(&config, alpn).unwrap().acceptor();
+        let listener = TcpListener::bind("localhost:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            script: Mutex::default(),
+            then: Reply::Accept,
+            received: Mutex::default(),
+        });
+        let served = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (acceptor, served) = (acceptor.clone(), Arc::clone(&served));
+                tokio::spawn(async move {
+                    let raw = clone_of(&tcp);
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        serve(tls, raw, speaks, served).await;
+                    }
+                });
             }
         });
         Self { addr, shared }
@@ -143,16 +184,25 @@ impl Received {
     }
 }
 
-async fn serve(tcp: TcpStream, speaks: Speaks, shared: Arc<Shared>) {
-    // Kept beside hyper so that a scripted reset can be a real one.
-    let raw = std::os::fd::AsFd::as_fd(&tcp).try_clone_to_owned().unwrap();
-    let raw = Arc::new(std::net::TcpStream::from(raw));
+/// The socket beside hyper, so that a scripted reset can be a real one.
+fn clone_of(tcp: &TcpStream) -> std::net::TcpStream {
+    std::os::fd::AsFd::as_fd(tcp)
+        .try_clone_to_owned()
+        .unwrap()
+        .into()
+}
+
+async fn serve<IO>(io: IO, raw: std::net::TcpStream, speaks: Speaks, shared: Arc<Shared>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let raw = Arc::new(raw);
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
         let raw = Arc::clone(&raw);
         async move { answer(request, &shared, &raw).await }
     });
-    let io = TokioIo::new(tcp);
+    let io = TokioIo::new(io);
     // A connection that the script or the client breaks is what is tested.
     match speaks {
         Speaks::Http1 => hyper::server::conn::http1::Builder::new()

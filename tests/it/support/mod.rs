@@ -6,3 +6,4 @@ pub(crate) mod collector;
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod skip;
+pub(crate) mod spans;
