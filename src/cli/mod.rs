@@ -103,7 +103,8 @@ fn dispatch(line: CommandLine) -> Exit {
         Some(Command::Demo(args)) => start::demo(args),
         Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
-        Some(Command::Schema) => print(&config::schema::text()),
+        Some(Command::Schema { yaml: true }) => print(&config::reference()),
+        Some(Command::Schema { yaml: false }) => print(&config::schema::text()),
         Some(Command::Healthcheck(args)) => {
             let timeout = args.timeout.0;
             with_config(

@@ -8,6 +8,8 @@
 
 mod admin;
 mod fuzz_corpus;
+mod cli;
+mod config_files;
 mod layers;
 mod propagation;
 mod remote_sampling;
