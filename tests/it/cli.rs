@@ -326,3 +326,19 @@ fn healthcheck_of_nothing_fails() {
         stderr(&assert)
     );
 }
+
+#[test]
+fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
+    let (_dir, path) = file(
+        "inbound:\n  tls:\n    cert_file: /nowhere/tls.crt\n    key_file: /nowhere/tls.key\nreporters:\n  - log: {}\n  - jaeger_http:\n      bearer_token: a\n      basic_auth: {user: a, password: b}\n",
+    );
+    let name = path.to_str().unwrap();
+    for command in ["validate", "run"] {
+        let assert = pillion(&[command, "-c", name]).assert().code(78);
+        let shown = stderr(&assert);
+        assert!(shown.contains("cannot read /nowhere/tls.crt: No such file"), "{shown}");
+        assert!(shown.contains("pillion.yaml:3:5 (inbound.tls)"), "{shown}");
+        assert!(shown.contains("(reporters[1].jaeger_http)"), "{shown}");
+    }
+    pillion(&["print-config", "-c", name]).assert().code(0);
+}
