@@ -62,7 +62,11 @@ pub(crate) enum Command {
     /// Prints the configuration in effect and where each value came from
     PrintConfig(RunArgs),
     /// Prints the JSON schema of the configuration file, for editors
-    Schema,
+    Schema {
+        /// Print a commented configuration file with every key and its default instead
+        #[arg(long)]
+        yaml: bool,
+    },
     /// Asks a running proxy whether it is ready; succeeds when it is
     Healthcheck(HealthcheckArgs),
     /// Prints completions for a shell

@@ -88,22 +88,23 @@ fn dispatch(line: CommandLine) -> Exit {
     match line.command {
         None if line.check => validate(outer, false),
         None if line.print_config => print_config(outer),
-        None => with_config(outer, start::run),
+        None => with_materials(outer, start::run),
         Some(Command::Run(args)) => {
             let settings = args.settings.or(outer);
             match (line.check, line.print_config) {
                 (true, _) => validate(settings, false),
                 (_, true) => print_config(settings),
-                _ => with_config(settings, start::run),
+                _ => with_materials(settings, start::run),
             }
         }
-        Some(Command::Exec(args)) => with_config(args.settings.or(outer), |loaded, sources| {
+        Some(Command::Exec(args)) => with_materials(args.settings.or(outer), |loaded, sources| {
             start::exec(loaded, sources, args.program)
         }),
         Some(Command::Demo(args)) => start::demo(args),
         Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
-        Some(Command::Schema) => print(&config::schema::text()),
+        Some(Command::Schema { yaml: true }) => print(&config::reference()),
+        Some(Command::Schema { yaml: false }) => print(&config::schema::text()),
         Some(Command::Healthcheck(args)) => {
             let timeout = args.timeout.0;
             with_config(
@@ -127,7 +128,7 @@ fn dispatch(line: CommandLine) -> Exit {
 
 fn validate(settings: Settings, strict: bool) -> Exit {
     let subject = settings.config.clone();
-    with_config(settings, |loaded, _| {
+    with_materials(settings, |loaded, _| {
         let file = loaded.file.or(subject);
         let name = file.map_or("configuration".to_owned(), |f| f.display().to_string());
         match loaded.warnings.len() {
@@ -168,6 +169,17 @@ fn with_config(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -
             Exit::InvalidConfig
         }
     }
+}
+
+/// [`with_config`], for commands that need the files which the settings name.
+fn with_materials(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
+    with_config(settings, |loaded, sources| match loaded.check_materials() {
+        Ok(()) => next(loaded, sources),
+        Err(errors) => {
+            complain(&errors.to_string());
+            Exit::InvalidConfig
+        }
+    })
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure.

@@ -7,8 +7,13 @@ use crate::config::error::Problem;
 use crate::config::node::Path;
 use crate::config::tree::Config;
 use crate::model::HostPort;
+use crate::net::tls::Alpn;
+use crate::net::tls::ClientTls;
+use crate::net::tls::ServerTls;
+use crate::net::tls::TlsError;
 use crate::reporter;
 use crate::sampling;
+use crate::telemetry::logs::Chain;
 
 /// Something that a check found.
 pub(crate) struct Finding {
@@ -23,21 +28,14 @@ pub(crate) struct Finding {
 /// With a collector: what its host says on Jaeger's port 5778, as Jaeger's own clients do. Without: everything, since
 /// nobody but the view is there to be flooded.
 pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static str) {
-    let Some(host) = config
-        .reporters
-        .iter()
-        .find_map(reporter::Config::collector)
-    else {
+    let hosts: Vec<(&str, String)> = config.reporters.iter().filter_map(collector).collect();
+    let jaeger = hosts.iter().find(|(kind, _)| kind.starts_with("jaeger"));
+    let Some((_, host)) = jaeger.or(hosts.first()) else {
         let everything = sampling::constant::Config { decision: true };
         return (
             sampling::Config::Constant(everything),
             "no reporter sends to a collector",
         );
-    };
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host
     };
     let mut remote = sampling::remote::Config::default();
     if let Ok(endpoint) = format!("http://{host}:5778/sampling").try_into() {
@@ -49,11 +47,62 @@ pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static s
     )
 }
 
+/// The kind and host (in brackets when it is an IPv6 address) of a reporter that sends to an `endpoint`.
+fn collector(reporter: &reporter::Config) -> Option<(&'static str, String)> {
+    let settings = serde_json::to_value(reporter).ok()?;
+    let endpoint = settings.get(reporter.kind())?.get("endpoint")?;
+    let host = match endpoint.as_str() {
+        Some(text) => {
+            let (_, rest) = text.split_once("://").unwrap_or(("", text));
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            match authority.rsplit_once(':') {
+                Some((host, port)) if !port.contains(']') => host.to_owned(),
+                _ => authority.to_owned(),
+            }
+        }
+        None => "localhost".to_owned(),
+    };
+    Some((reporter.kind(), host))
+}
+
 /// Checks what decoding cannot.
 pub(crate) fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     listeners(config, &mut found);
     names(config, &mut found);
+    found.0
+}
+
+/// Checks what settings refer to: certificates, keys, and whether each reporter can be built.
+pub(crate) fn materials(config: &Config) -> Vec<Finding> {
+    let mut found = Findings(Vec::new());
+    let mut tls = |path: &str, result: Result<(), TlsError>| {
+        if let Err(error) = result {
+            found.error(path, Chain(&error).to_string(), None);
+        }
+    };
+    if let Some(settings) = &config.inbound.tls {
+        let result = ServerTls::new(settings, Alpn::Http).map(drop);
+        tls("inbound.tls", result);
+    }
+    if config.outbound.enabled {
+        tls(
+            "outbound.tls",
+            ClientTls::new(&config.outbound.tls).map(drop),
+        );
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        if let Some(settings) = &route.tls {
+            let result = ClientTls::new(settings).map(drop);
+            tls(&format!("routes[{index}].tls"), result);
+        }
+    }
+    for (index, reporter) in config.reporters.iter().enumerate() {
+        if let Err(error) = reporter.check() {
+            let path = format!("reporters[{index}].{}", reporter.kind());
+            found.error(&path, Chain(&error).to_string(), None);
+        }
+    }
     found.0
 }
 
@@ -86,16 +135,18 @@ fn listeners(config: &Config, found: &mut Findings) {
     if config.app.is_some() {
         taken.push(("inbound.listen".to_owned(), config.inbound.listen.clone()));
     }
-    taken.push(("outbound.listen".to_owned(), config.outbound.listen.clone()));
-    if !is_loopback(&config.outbound.listen) {
-        found.warning(
-            "outbound.listen",
-            format!(
-                "{} is not a loopback address: whoever can reach it can use it as a proxy",
-                config.outbound.listen
-            ),
-            None,
-        );
+    if config.outbound.enabled {
+        taken.push(("outbound.listen".to_owned(), config.outbound.listen.clone()));
+        if !is_loopback(&config.outbound.listen) {
+            found.warning(
+                "outbound.listen",
+                format!(
+                    "{} is not a loopback address: whoever can reach it can use it as a proxy",
+                    config.outbound.listen
+                ),
+                None,
+            );
+        }
     }
     for (index, route) in config.routes.iter().enumerate() {
         taken.push((format!("routes[{index}].listen"), route.listen.clone()));

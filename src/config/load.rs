@@ -76,6 +76,27 @@ impl Sources {
     }
 }
 
+impl Loaded {
+    /// Checks what the settings refer to: certificate files, and whether each reporter can be built.
+    ///
+    /// # Errors
+    /// Everything that is missing or does not fit together.
+    pub fn check_materials(&self) -> Result<(), ConfigErrors> {
+        let problems: Vec<Problem> = check::materials(&self.config)
+            .into_iter()
+            .map(|finding| place(&self.tree, finding.problem))
+            .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let source = Source {
+            name: file_name(self.file.as_deref()),
+            text: self.text.clone(),
+        };
+        Err(ConfigErrors { problems, source })
+    }
+}
+
 /// Reads, merges and checks everything.
 ///
 /// # Errors
@@ -91,7 +112,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
 /// As [`load`].
 pub(crate) fn load_text(sources: &Sources, text: Option<String>) -> Result<Loaded, ConfigErrors> {
     let source = Source {
-        name: name(sources),
+        name: file_name(sources.file.as_deref()),
         text: text.unwrap_or_default(),
     };
     let mut problems = Vec::new();
@@ -200,8 +221,8 @@ pub(crate) fn read(sources: &Sources) -> Result<Option<String>, ConfigErrors> {
     })
 }
 
-fn name(sources: &Sources) -> String {
-    match &sources.file {
+fn file_name(file: Option<&std::path::Path>) -> String {
+    match file {
         Some(file) if file.as_os_str() == "-" => "<stdin>".to_owned(),
         Some(file) => file.display().to_string(),
         None => String::new(),

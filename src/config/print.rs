@@ -56,7 +56,7 @@ impl Printer<'_> {
             } else {
                 out.push_str(first);
             }
-            out.push_str(&word(&entry.key));
+            out.push_str(&quoted(&entry.key));
             out.push(':');
             self.value(&entry.value, &path.join(&entry.key), indent + 2, out);
         }
@@ -116,7 +116,8 @@ fn is_scalar(node: &Node) -> bool {
     matches!(node.kind, Kind::Scalar(_) | Kind::Null)
 }
 
-fn flow(node: &Node) -> String {
+/// A value in one line.
+pub(super) fn flow(node: &Node) -> String {
     match &node.kind {
         Kind::Null | Kind::Removed => "null".to_owned(),
         Kind::Map(_) => "{}".to_owned(),
@@ -126,20 +127,24 @@ fn flow(node: &Node) -> String {
         }
         Kind::Scalar(scalar) => {
             let text = without_credentials(&scalar.text);
-            if scalar.quoted || !is_plain(&text) {
+            // A number in quotes would come back as a number without them.
+            let number = scalar.quoted && text.parse::<f64>().is_ok();
+            let word = matches!(text.as_str(), "true" | "false" | "null");
+            if number || (scalar.quoted && word) {
                 quote(&text)
             } else {
-                text
+                quoted(&text)
             }
         }
     }
 }
 
-fn word(key: &str) -> String {
-    if is_plain(key) {
-        key.to_owned()
+/// A text, in quotes where it needs them.
+pub(super) fn quoted(text: &str) -> String {
+    if is_plain(text) {
+        text.to_owned()
     } else {
-        quote(key)
+        quote(text)
     }
 }
 

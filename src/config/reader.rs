@@ -459,10 +459,10 @@ impl<'de> MapAccess<'de> for MapReader<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, DecodeError> {
         for entry in self.entries.by_ref() {
-            let known = self.fields.contains(&entry.key.as_str());
-            // `admin:` with every line below it commented out means the defaults.
-            let empty = known && entry.value.kind == Kind::Null;
-            if empty || entry.value.kind == Kind::Removed {
+            let unknown = !self.fields.is_empty() && !self.fields.contains(&entry.key.as_str());
+            // `admin:` with every line below it commented out, or `a: ${UNSET:-}`, means not set.
+            let absent = entry.value.kind == Kind::Null && !unknown;
+            if absent || entry.value.kind == Kind::Removed {
                 continue;
             }
             self.current = Some(entry);

@@ -75,6 +75,29 @@ impl Schema {
         })
     }
 
+    /// The schema of the whole.
+    pub(super) fn root(&self) -> &Value {
+        &self.root
+    }
+
+    /// The schema of a known key.
+    pub(super) fn property<'a>(&'a self, schema: &'a Value, key: &str) -> Option<&'a Value> {
+        let found = self.children(schema).into_iter().find(|(k, _)| k == key);
+        found.map(|(_, child)| child)
+    }
+
+    /// The part of a choice that offers `key`, with the documentation of that alternative.
+    pub(super) fn alternative<'a>(&'a self, schema: &'a Value, key: &str) -> &'a Value {
+        let all = self.inner(schema).get("oneOf").and_then(Value::as_array);
+        let offers = |one: &&Value| one.get("properties").is_some_and(|p| p.get(key).is_some());
+        all.into_iter().flatten().find(offers).unwrap_or(schema)
+    }
+
+    /// The schema of a list's elements.
+    pub(super) fn items<'a>(&'a self, schema: &'a Value) -> Option<&'a Value> {
+        self.inner(schema).get("items")
+    }
+
     /// What the value at a path looks like; `None` when there can be none.
     pub(crate) fn shape(&self, path: &[Step]) -> Option<Shape> {
         Some(self.shape_of(self.find(path, |_| ())?))
@@ -131,7 +154,7 @@ impl Schema {
     }
 
     /// Known keys with their schemas: properties, or the alternatives of a choice.
-    fn children<'a>(&'a self, schema: &'a Value) -> Vec<(String, &'a Value)> {
+    pub(super) fn children<'a>(&'a self, schema: &'a Value) -> Vec<(String, &'a Value)> {
         let inner = self.inner(schema);
         let mut found = Vec::new();
         let alternatives = inner.get("oneOf").and_then(Value::as_array);
@@ -148,7 +171,7 @@ impl Schema {
         found
     }
 
-    fn shape_of(&self, schema: &Value) -> Shape {
+    pub(super) fn shape_of(&self, schema: &Value) -> Shape {
         let inner = self.inner(schema);
         let is = |name: &str| match inner.get("type") {
             Some(Value::String(text)) => text == name,
@@ -169,7 +192,7 @@ impl Schema {
     }
 
     /// The schema behind references and behind "this or nothing".
-    fn inner<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
+    pub(super) fn inner<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         for _ in 0..8 {
             let reference = schema.get("$ref").and_then(Value::as_str);
             let target = reference

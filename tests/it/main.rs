@@ -9,6 +9,8 @@
 mod admin;
 mod fuzz_corpus;
 mod codec_python;
+mod cli;
+mod config_files;
 mod layers;
 mod propagation;
 mod remote_sampling;
