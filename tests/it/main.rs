@@ -8,7 +8,7 @@
 
 mod admin;
 mod layers;
-mod tls;
 mod remote_sampling;
 mod support;
+mod tls;
 mod view_page;
