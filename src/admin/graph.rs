@@ -225,3 +225,95 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::store::tests::resource;
+    use crate::admin::store::tests::span;
+    use crate::model::Attribute;
+    use crate::model::Status;
+    use crate::model::Timestamp;
+    use crate::model::TraceId;
+
+    fn trace(spans: Vec<Span>) -> Trace {
+        Trace {
+            id: TraceId::from_halves(0, 1).unwrap(),
+            spans: spans.into_iter().map(Arc::new).collect(),
+            refused: 0,
+        }
+    }
+
+    /// `id` below `parent`, lasting `nanos`.
+    fn place(id: u64, parent: u64, service: &str, kind: Kind, nanos: u64) -> Span {
+        let mut span = span(1, id, &resource(service), "GET");
+        span.parent = crate::model::SpanId::from_u64(parent);
+        span.kind = kind;
+        span.end = Timestamp(span.start.0 + nanos);
+        span
+    }
+
+    #[test]
+    fn a_call_is_counted_once_with_the_callers_duration() {
+        let mut failed = place(3, 2, "api", Kind::Server, 40);
+        failed.status = Status::Error("".into());
+        let graph = build(&[trace(vec![
+            place(1, 0, "web", Kind::Server, 100),
+            place(2, 1, "web", Kind::Client, 50),
+            failed,
+        ])]);
+        let [edge] = graph.edges.as_slice() else {
+            panic!("{graph:?}");
+        };
+        assert_eq!((edge.parent.as_str(), edge.child.as_str()), ("web", "api"));
+        let expected = Calls {
+            calls: 1,
+            errors: 1,
+            p50_nanos: 50,
+            p95_nanos: 50,
+        };
+        assert_eq!(edge.calls, expected);
+        let names: Vec<_> = graph
+            .nodes
+            .iter()
+            .map(|node| (node.name.as_str(), node.spans))
+            .collect();
+        assert_eq!(names, [("api", 1), ("web", 2)]);
+        assert_eq!(
+            graph.nodes[1].served.calls, 1,
+            "only the server span is a request"
+        );
+    }
+
+    #[test]
+    fn a_call_that_nobody_answered_points_outside() {
+        let mut call = place(2, 1, "web", Kind::Client, 50);
+        call.attributes = vec![
+            Attribute::new("server.address", "db"),
+            Attribute::new("server.port", 5432),
+        ];
+        let nameless = place(3, 1, "web", Kind::Client, 50);
+        let graph = build(&[trace(vec![
+            place(1, 0, "web", Kind::Server, 100),
+            call,
+            nameless,
+        ])]);
+        let outside: Vec<_> = graph.nodes.iter().filter(|node| node.outside).collect();
+        assert_eq!(outside.len(), 1, "a call to nowhere known makes no node");
+        assert_eq!(outside[0].name, "db:5432");
+        assert_eq!(graph.edges.len(), 1);
+    }
+
+    #[test]
+    fn a_service_that_calls_itself_has_an_edge_to_itself() {
+        let graph = build(&[trace(vec![
+            place(1, 0, "web", Kind::Client, 100),
+            place(2, 1, "web", Kind::Server, 50),
+            place(3, 2, "web", Kind::Internal, 10),
+        ])]);
+        let [edge] = graph.edges.as_slice() else {
+            panic!("local work is no call: {graph:?}");
+        };
+        assert_eq!(edge.parent, edge.child);
+    }
+}

@@ -185,3 +185,135 @@ fn holds(attributes: &[Attribute], key: &str, wanted: Option<&str>) -> bool {
         attribute.key == key && wanted.is_none_or(|wanted| display(&attribute.value) == wanted)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::store::tests::resource;
+    use crate::admin::store::tests::span;
+    use crate::model::Event;
+    use crate::model::Kind;
+    use crate::model::Resource;
+    use crate::model::SpanId;
+    use crate::model::TraceId;
+
+    /// A caller of 10 ms whose callee fails within 2 ms.
+    fn spans() -> Vec<Arc<Span>> {
+        let web = resource("web");
+        let api = Arc::new(Resource {
+            service: "api".into(),
+            attributes: vec![Attribute::new("k8s.pod.name", "api-1")],
+        });
+        let mut call = span(1, 1, &web, "GET");
+        call.kind = Kind::Client;
+        (call.start, call.end) = (Timestamp(1_000), Timestamp(10_001_000));
+        let mut serve = span(1, 2, &api, "GET /users/{id}");
+        serve.parent = Some(call.context.span_id);
+        (serve.start, serve.end) = (Timestamp(2_000), Timestamp(2_002_000));
+        serve.status = Status::Error("boom".into());
+        serve.attributes = vec![
+            Attribute::new("http.response.status_code", 503),
+            Attribute::new("retried", true),
+            Attribute::new("names", Value::StrList(vec!["a".into(), "b".into()])),
+        ];
+        serve.events = vec![Event {
+            time: Timestamp(3_000),
+            name: "exception".into(),
+            attributes: vec![Attribute::new("exception.type", "Broken")],
+        }];
+        vec![Arc::new(call), Arc::new(serve)]
+    }
+
+    fn tag(key: &str, value: Option<&str>) -> Query {
+        Query {
+            tags: vec![(key.to_owned(), value.map(str::to_owned))],
+            ..Query::default()
+        }
+    }
+
+    #[test]
+    fn one_span_has_to_meet_every_condition() {
+        let spans = spans();
+        let named = |service: &str, operation: &str| Query {
+            service: Some(service.to_owned()),
+            operation: Some(operation.to_owned()),
+            ..Query::default()
+        };
+        assert!(Query::default().matches(&spans));
+        assert!(named("api", "GET /users/{id}").matches(&spans));
+        assert!(
+            !named("web", "GET /users/{id}").matches(&spans),
+            "of another service"
+        );
+        let failing = |service: &str| Query {
+            service: Some(service.to_owned()),
+            errors: true,
+            ..Query::default()
+        };
+        assert!(failing("api").matches(&spans));
+        assert!(!failing("web").matches(&spans), "the caller did not fail");
+    }
+
+    #[test]
+    fn tags_are_looked_up_in_spans_events_and_resources() {
+        for (key, value, found, why) in [
+            ("http.response.status_code", Some("503"), true, "number"),
+            (
+                "http.response.status_code",
+                Some("50"),
+                false,
+                "no prefix match",
+            ),
+            ("retried", Some("true"), true, "boolean"),
+            ("names", Some("a,b"), true, "list"),
+            ("exception.type", Some("Broken"), true, "on an event"),
+            ("k8s.pod.name", Some("api-1"), true, "on the resource"),
+            ("k8s.pod.name", None, true, "presence"),
+            ("absent", None, false, "absence"),
+            ("error", Some("true"), true, "status"),
+            ("span.kind", Some("client"), true, "kind"),
+            ("span.kind", Some("producer"), false, "another kind"),
+            ("service.name", Some("web"), true, "service"),
+        ] {
+            assert_eq!(tag(key, value).matches(&spans()), found, "{key}: {why}");
+        }
+    }
+
+    #[test]
+    fn durations_measure_the_span_or_the_trace() {
+        let query = |min: Option<u64>, max: Option<u64>, scope| Query {
+            min_duration: min,
+            max_duration: max,
+            scope,
+            ..Query::default()
+        };
+        let spans = spans();
+        assert!(query(None, Some(3_000_000), Scope::Span).matches(&spans));
+        assert!(!query(None, Some(3_000_000), Scope::Trace).matches(&spans));
+        assert!(query(Some(10_000_000), None, Scope::Trace).matches(&spans));
+        assert!(!query(Some(10_000_001), None, Scope::Trace).matches(&spans));
+    }
+
+    #[test]
+    fn a_summary_counts_spans_errors_and_missing_parents() {
+        let mut spans = spans();
+        let mut orphan = span(1, 9, &resource("web"), "late");
+        orphan.parent = SpanId::from_u64(77);
+        spans.push(Arc::new(orphan));
+        let trace = Trace {
+            id: TraceId::from_halves(0, 1).unwrap(),
+            spans,
+            refused: 0,
+        };
+        let summary = Summary::of(&trace).unwrap();
+        assert_eq!(summary.root.name, "GET");
+        assert_eq!((summary.spans, summary.errors, summary.orphans), (3, 1, 1));
+        assert_eq!(summary.services["api"], (1, 1));
+        assert_eq!(summary.services["web"], (2, 0));
+        let empty = Trace {
+            spans: Vec::new(),
+            ..trace
+        };
+        assert_eq!(Summary::of(&empty), None);
+    }
+}

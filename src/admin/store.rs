@@ -458,4 +458,4 @@ fn text_bytes(text: &Text) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::admin) mod tests;

@@ -1,18 +1,19 @@
 // What unfolds under a span: the story in plain words, then attributes, events, links and the resource.
 
 import { copy, duration, h, plural } from './dom.js';
-import { linking, origin, sampling } from './words.js';
+import { linking, origin, phases, reason, sampling } from './words.js';
 
 /** Builds the details of one span of the trace with this id. */
 export function details(span, traceId) {
   return h('div', { class: 'details' },
     h('div', { class: 'line' },
       h('strong', null, span.name), h('span', { class: 'muted' }, `${span.kind} span of ${span.service}`),
-      h('span', { class: 'muted' }, `starts at ${duration(span.start)}, takes ${duration(span.duration)}`),
+      h('span', { class: 'muted' }, `${span.start === 0 ? 'starts the trace' : `starts at ${duration(span.start)}`}, takes ${duration(span.duration)}`),
       h('span', { class: 'push' }),
       h('button', { class: 'copy mono', title: 'Copy the span id', onclick: () => copy(span.id, 'Span id') }, span.id),
       h('button', { class: 'ghost', onclick: () => copy(`${location.origin}${location.pathname}#/trace/${traceId}?span=${encodeURIComponent(span.key)}`, 'Link') }, 'Copy link')),
     story(span),
+    times(span),
     h('div', { class: 'tables' },
       table('Attributes', span.attributes, 'No attributes.'),
       span.events.length > 0 && events(span),
@@ -33,6 +34,17 @@ function story(span) {
   if (span.orphan) parts.push(['Parent', 'quiet', [`The parent span ${span.parentId} is not here: reported elsewhere, not yet, or not at all.`]]);
   if (parts.length === 0) return null;
   return h('dl', { class: 'story' }, parts.map(([title, tone, sentences]) => [h('dt', { class: tone }, title), h('dd', null, sentences.join(' '))]));
+}
+
+function times(span) {
+  const parts = phases(span);
+  const whole = parts.reduce((sum, { nanos }) => sum + nanos, 0);
+  if (whole === 0) return null;
+  const reused = span.attributes.get('pillion.connection.reused');
+  return h('div', { class: 'times' },
+    h('div', { class: 'strip', 'aria-hidden': 'true' }, parts.map(({ nanos }, i) => h('span', { style: { 'flex-grow': String(Math.max(nanos / whole, 0.002)), '--tint': `var(--c${(i * 5 + 1) % 12})` } }))),
+    h('ul', null, parts.map(({ name, nanos }, i) => h('li', { style: { '--tint': `var(--c${(i * 5 + 1) % 12})` } }, name, ' ', h('b', null, duration(nanos)))),
+      reused !== undefined && h('li', { class: 'plain muted' }, reused ? 'on a connection that was open' : 'on a new connection')));
 }
 
 function failure(span) {
@@ -65,8 +77,9 @@ function events(span) {
 function links(span) {
   return h('section', null, h('h3', null, plural(span.links.length, 'link')),
     h('ol', { class: 'events' }, span.links.map((link) => h('li', null,
-      h('a', { class: 'mono', href: `#/trace/${link.traceId}?span=${encodeURIComponent(link.spanId)}` }, `trace ${link.traceId.slice(0, 16)}… span ${link.spanId}`),
-      link.attributes.size > 0 && rows([...link.attributes])))));
+      h('a', { class: 'mono', href: `#/trace/${link.traceId}?span=${encodeURIComponent(link.spanId)}` }, `trace ${link.traceId.slice(0, 8)}…${link.traceId.slice(-8)} span ${link.spanId}`),
+      reason(link) && h('span', { class: 'muted' }, ` ${reason(link)}`),
+      rows([...link.attributes].filter(([key]) => key !== 'pillion.link.reason'))))));
 }
 
 function resource(span) {

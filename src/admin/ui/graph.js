@@ -67,7 +67,7 @@ function arrow(edge, most) {
 
 function caption(edge) {
   return s('text', { x: edge.label.x, y: edge.label.y, class: 'calls', 'text-anchor': 'middle', 'data-from': edge.parent, 'data-to': edge.child },
-    count(edge.calls), edge.errors > 0 && s('tspan', { class: 'bad' }, ` ${count(edge.errors)}✕`), s('title', null, sentence(edge)));
+    count(edge.calls), edge.errors > 0 && s('tspan', { class: 'bad', dx: 6 }, `${count(edge.errors)} failed`), s('title', null, sentence(edge)));
 }
 
 function sentence(edge) {

@@ -2,8 +2,8 @@
 // After Sugiyama, Tagawa, Toda (1981): break cycles, assign layers, split long edges, order by barycentres, place.
 
 /** Size of a service's box. */
-export const NODE = { width: 196, height: 50 };
-const GAP = { x: 92, y: 24 };
+export const NODE = { width: 208, height: 50 };
+const GAP = { x: 100, y: 24 };
 const PAD = 24;
 const ROUNDS = 12;
 

@@ -200,7 +200,7 @@ function chart(traces) {
   const logs = traces.map(({ durationNanos }) => Math.log10(Math.max(durationNanos, 1000)));
   const [t0, t1] = [Math.min(...times), Math.max(...times)];
   const [d0, d1] = [Math.floor(Math.min(...logs)), Math.max(Math.ceil(Math.max(...logs)), Math.floor(Math.min(...logs)) + 1)];
-  const x = (time) => (t1 === t0 ? width / 2 : 70 + ((time - t0) / (t1 - t0)) * (width - 84));
+  const x = (time) => (t1 === t0 ? 0.5 : (time - t0) / (t1 - t0));
   const y = (log) => height - 8 - ((log - d0) / (d1 - d0)) * (height - 16);
   const lines = [];
   for (let log = d0; log <= d1; log += 1) lines.push(log);
@@ -211,7 +211,7 @@ function chart(traces) {
     traces.map((trace, i) => h('a', {
       class: `dot${trace.errors > 0 ? ' bad' : ''}`, href: `#/trace/${trace.traceId}`, tabindex: '-1',
       title: `${trace.service} ${trace.operation}\n${duration(trace.durationNanos)}, ${plural(trace.spans, 'span')}`,
-      style: { left: `${(x(times[i]) / width) * 100}%`, top: `${(y(logs[i]) / height) * 100}%`, '--size': `${Math.min(7 + Math.sqrt(trace.spans), 18)}px` },
+      style: { left: `calc(64px + (100% - 78px) * ${x(times[i]).toFixed(4)})`, top: `${(y(logs[i]) / height) * 100}%`, '--size': `${Math.min(7 + Math.sqrt(trace.spans), 18)}px` },
     })));
   return h('div', null, figure, t1 > t0 && h('div', { class: 'axis muted small', 'aria-hidden': 'true' },
     h('span', null, clock(t0 / 1000)), h('span', null, 'duration over start time'), h('span', null, clock(t1 / 1000))));

@@ -1,7 +1,7 @@
 // How a span was linked and sampled, in plain words. Pure functions from attributes to sentences.
 
 const METHODS = {
-  forwarded: 'The program passed on a header that Pillion saw or stamped on the inbound request.',
+  forwarded: 'The program passed on a header of the inbound request.',
   exclusive: 'Exactly one inbound request was in flight when this call left.',
   thread: 'The thread that sent this call had last read that inbound request.',
   lineage: 'The connection that sent this call was opened for that inbound request.',
@@ -14,8 +14,8 @@ const METHODS = {
 
 const CONFIDENCE = {
   exact: { label: 'certain', tone: 'good', text: 'The parent is certain.' },
-  high: { label: 'very likely', tone: 'good', text: 'The parent is very likely, not proven.' },
-  low: { label: 'a guess', tone: 'warn', text: 'The parent is a guess.' },
+  high: { label: 'very likely', tone: 'good', text: 'The parent is very likely: wrong only if the program also works in the background.' },
+  low: { label: 'a guess', tone: 'warn', text: 'The parent is a guess: other explanations were seen.' },
   none: { label: 'not linked', tone: 'quiet', text: 'No parent is asserted: a wrong one would be worse than none.' },
 };
 
@@ -28,8 +28,8 @@ export function linking(span) {
   const sentences = [METHODS[method] ?? `Linked by the method “${method}”.`];
   const candidates = Number(span.attributes.get('pillion.link.candidates'));
   if (candidates === 0) sentences.push('No inbound request was in flight.');
-  else if (candidates === 1 && method !== 'exclusive') sentences.push('One inbound request came into question.');
-  else if (candidates > 1) sentences.push(`${candidates} inbound requests came into question.`);
+  else if (candidates > 1 && confidence === 'none') sentences.push(`${candidates} inbound requests came into question.`);
+  else if (candidates > 1) sentences.push(`${candidates} were in flight; this is the one.`);
   if (sure.text) sentences.push(sure.text);
   if (confidence === 'none' && span.links.length > 0) {
     sentences.push(span.links.length === 1
@@ -47,10 +47,25 @@ export function sampling(span) {
   const sentences = [];
   if (debug !== undefined) sentences.push(`Forced: the caller sent jaeger-debug-id “${debug}”.`);
   if (type !== undefined) sentences.push(sampler(String(type), param));
+  else if (debug === undefined) sentences.push(...decided(span));
   for (const [key, value] of span.attributes) {
-    if (key.startsWith('pillion.sampling.')) sentences.push(`${key.slice(17).replaceAll(/[._]/g, ' ')}: ${value}.`);
+    if (key.startsWith('pillion.sampling.') && key !== DECIDED) sentences.push(`${key.slice(17).replaceAll(/[._]/g, ' ')}: ${value}.`);
   }
   return sentences;
+}
+
+const DECIDED = 'pillion.sampling.decided_by';
+
+function decided(span) {
+  switch (span.attributes.get(DECIDED)) {
+    case 'parent':
+      return [span.orphan ? 'Recorded because the caller had decided so.' : 'Recorded with its parent: a trace is decided once.'];
+    case 'caller':
+      return [span.attributes.get('pillion.link.method') === 'none'
+        ? 'Recorded because every request it may belong to is.' : 'Recorded because the caller asked for it.'];
+    default:
+      return [];
+  }
 }
 
 function sampler(type, param) {
@@ -82,4 +97,32 @@ const ORIGINS = {
 /** Who answered, when Pillion says so. */
 export function origin(span) {
   return ORIGINS[span.attributes.get('pillion.response.origin')] ?? null;
+}
+
+const PHASES = [
+  ['pillion.time.resolve_us', 'name look-up'],
+  ['pillion.time.connect_us', 'connect'],
+  ['pillion.time.tls_us', 'TLS'],
+  ['pillion.time.send_us', 'until sent'],
+  ['pillion.time.first_byte_us', 'waiting for the first byte'],
+  ['pillion.time.body_us', 'response body'],
+];
+
+/** Where a client span's time went: `[{ name, nanos }]`, empty when Pillion did not measure it. Sending includes connecting. */
+export function phases(span) {
+  const known = PHASES.map(([key, name]) => ({ name, nanos: Number(span.attributes.get(key) ?? NaN) * 1000 }))
+    .filter(({ nanos }) => Number.isFinite(nanos));
+  const connecting = known.filter(({ name }) => ['name look-up', 'connect', 'TLS'].includes(name)).reduce((sum, { nanos }) => sum + nanos, 0);
+  return known.map((phase) => (phase.name === 'until sent' ? { name: 'sending', nanos: Math.max(phase.nanos - connecting, 0) } : phase));
+}
+
+const REASONS = {
+  candidate: 'may be the request that caused this call',
+  restarted_at_trust_boundary: 'the caller’s trace; Pillion started a new one at the trust boundary',
+};
+
+/** Why a link is there, when Pillion made it. */
+export function reason(link) {
+  const given = link.attributes.get('pillion.link.reason');
+  return given === undefined ? null : REASONS[given] ?? String(given);
 }

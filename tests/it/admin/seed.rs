@@ -118,20 +118,26 @@ pub(crate) fn hello(trace: u128, start: u64, random: &mut fastrand::Rng) -> Vec<
     if fails {
         root["error.type"] = json!("502");
     }
-    let call =
-        |to: &str, port: u16, status: u16, method: &str, confidence: &str, candidates: u8| {
-            let mut tags = json!({
-                "http.request.method": "GET", "url.full": format!("http://{to}:{port}/"),
-                "server.address": to, "server.port": port, "http.response.status_code": status,
-                "pillion.link.method": method, "pillion.link.confidence": confidence,
-                "pillion.link.candidates": candidates, "pillion.response.origin": "upstream",
-                "network.protocol.version": "1.1",
-            });
-            if status >= 400 {
-                tags["error.type"] = json!(status.to_string());
-            }
-            tags
-        };
+    let call = |to: &str,
+                port: u16,
+                status: u16,
+                method: &str,
+                confidence: &str,
+                candidates: u8| {
+        let mut tags = json!({
+            "http.request.method": "GET", "url.full": format!("http://{to}:{port}/"),
+            "server.address": to, "server.port": port, "http.response.status_code": status,
+            "pillion.link.method": method, "pillion.link.confidence": confidence,
+            "pillion.link.candidates": candidates, "pillion.response.origin": "upstream",
+            "network.protocol.version": "1.1", "pillion.sampling.decided_by": "parent",
+            "pillion.connection.reused": false, "pillion.time.connect_us": 180, "pillion.time.send_us": 240,
+            "pillion.time.first_byte_us": 1_900, "pillion.time.body_us": 310,
+        });
+        if status >= 400 {
+            tags["error.type"] = json!(status.to_string());
+        }
+        tags
+    };
     let serve = |status: u16, path: &str| {
         let mut tags = json!({
             "http.request.method": "GET", "url.path": path, "url.scheme": "http",
@@ -301,7 +307,7 @@ pub(crate) fn unlinked(trace: u128, start: u64, candidates: [(u128, u64); 2]) ->
         .map(|(trace, span)| {
             json!({
                 "traceId": format!("{trace:032x}"), "spanId": format!("{span:016x}"),
-                "attributes": attributes(&json!({ "pillion.link.reason": "in flight when the call left" })),
+                "attributes": attributes(&json!({ "pillion.link.reason": "candidate" })),
             })
         })
         .collect();
