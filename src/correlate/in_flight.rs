@@ -18,6 +18,9 @@ use crate::model::SpanContext;
 /// Most destinations remembered as called in the background.
 const MAX_BACKGROUND: usize = 256;
 
+/// Places an empty shard keeps; after a peak beyond that it gives its memory back.
+const KEEP_PLACES: usize = 64;
+
 /// An inbound request in flight.
 #[derive(Debug)]
 pub struct Inbound {
@@ -34,7 +37,7 @@ pub struct Inbound {
 /// All inbound requests in flight, of all workers.
 #[derive(Debug)]
 pub struct InFlight {
-    shards: Vec<Mutex<Vec<Arc<Inbound>>>>,
+    shards: Vec<Mutex<Shard>>,
     total: AtomicUsize,
     sequence: AtomicU64,
     /// Sequence of the last request that arrived while others were in flight: everything older that is still in
@@ -44,11 +47,20 @@ pub struct InFlight {
     background: RwLock<HashSet<Box<str>>>,
 }
 
+/// One worker's requests. Places are used again, so that entering and leaving cost the same however many are in
+/// flight.
+#[derive(Debug, Default)]
+struct Shard {
+    places: Vec<Option<Arc<Inbound>>>,
+    free: Vec<usize>,
+}
+
 /// Keeps a request in the table; dropping it removes the request.
 #[derive(Debug)]
 pub struct InboundGuard {
     table: Arc<InFlight>,
     shard: usize,
+    place: usize,
     inbound: Arc<Inbound>,
 }
 
@@ -83,10 +95,11 @@ impl InFlight {
             arrived_in_company: company,
         });
         let shard = worker % self.shards.len();
-        self.shards[shard].lock().push(inbound.clone());
+        let place = self.shards[shard].lock().put(inbound.clone());
         InboundGuard {
             table: self.clone(),
             shard,
+            place,
             inbound,
         }
     }
@@ -121,7 +134,13 @@ impl InFlight {
     pub fn matching(&self, test: impl Fn(&Inbound) -> bool) -> Vec<Arc<Inbound>> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            found.extend(shard.lock().iter().filter(|inbound| test(inbound)).cloned());
+            found.extend(
+                shard
+                    .lock()
+                    .requests()
+                    .filter(|inbound| test(inbound))
+                    .cloned(),
+            );
         }
         found.sort_by_key(|inbound| inbound.sequence);
         found
@@ -131,7 +150,7 @@ impl InFlight {
     pub fn oldest(&self, count: usize) -> Vec<Arc<Inbound>> {
         let mut found: Vec<Arc<Inbound>> = Vec::with_capacity(count + 1);
         for shard in &self.shards {
-            for inbound in shard.lock().iter() {
+            for inbound in shard.lock().requests() {
                 let at = found.partition_point(|other| other.sequence < inbound.sequence);
                 if at < count {
                     found.insert(at, inbound.clone());
@@ -168,15 +187,35 @@ impl InboundGuard {
 
 impl Drop for InboundGuard {
     fn drop(&mut self) {
-        let mut shard = self.table.shards[self.shard].lock();
-        if let Some(at) = shard
-            .iter()
-            .position(|inbound| Arc::ptr_eq(inbound, &self.inbound))
-        {
-            shard.swap_remove(at);
-        }
-        drop(shard);
+        self.table.shards[self.shard].lock().take(self.place);
         self.table.total.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shard {
+    fn put(&mut self, inbound: Arc<Inbound>) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(inbound);
+                place
+            }
+            None => {
+                self.places.push(Some(inbound));
+                self.places.len() - 1
+            }
+        }
+    }
+
+    fn take(&mut self, place: usize) {
+        self.places[place] = None;
+        self.free.push(place);
+        if self.free.len() == self.places.len() && self.places.len() > KEEP_PLACES {
+            *self = Self::default();
+        }
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &Arc<Inbound>> {
+        self.places.iter().flatten()
     }
 }
 

@@ -7,10 +7,10 @@
 )]
 
 mod admin;
-mod fuzz_corpus;
-mod codec_python;
 mod cli;
+mod codec_python;
 mod config_files;
+mod fuzz_corpus;
 mod layers;
 mod propagation;
 mod remote_sampling;
