@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod fidelity;
 mod fuzz_corpus;
 mod codec_python;
 mod cli;
