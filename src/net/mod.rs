@@ -1,7 +1,8 @@
-//! Sockets, TLS, draining and the small HTTP client that reporters and pollers share.
+//! Sockets, TLS, draining, header maps and the small HTTP client that reporters and pollers share.
 
 pub mod client;
 pub mod drain;
+pub mod headers;
 pub mod listen;
 pub mod rewind;
 pub mod tls;

@@ -13,6 +13,7 @@ use crate::propagation::ExtractError;
 use crate::propagation::Format;
 use crate::propagation::Found;
 use crate::propagation::b3;
+use crate::propagation::wire;
 use crate::propagation::wire::Line;
 
 /// The format `b3multi`: reads both forms, writes the multiple headers.
@@ -46,7 +47,7 @@ impl Format for B3Multi {
         Line::new()
             .push(context.span_id.hex().as_bytes())
             .put(&b3::SPAN_ID, headers);
-        headers.remove(&b3::PARENT_SPAN_ID);
+        wire::remove(&b3::PARENT_SPAN_ID, headers);
         let (sampled, flags) = match context.state {
             SamplingState::Accept => (Some("1"), None),
             SamplingState::Reject => (Some("0"), None),
@@ -65,8 +66,6 @@ fn put_or_remove(name: &'static HeaderName, value: Option<&'static str>, headers
                 .try_insert(name, HeaderValue::from_static(value))
                 .ok();
         }
-        None => {
-            headers.remove(name);
-        }
+        None => wire::remove(name, headers),
     }
 }

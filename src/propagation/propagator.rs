@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::model::Baggage;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
+use crate::net::headers::remove_in_order;
 use crate::propagation::Config;
 use crate::propagation::Extracted;
 use crate::propagation::Format;
@@ -113,8 +114,8 @@ impl Propagator {
     /// Baggage that the request carries in any configured format is its author's and is left alone; forms it lacks
     /// are filled with the same items, or with the context's when it carries none. A context without baggage adds none.
     pub fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
-        for name in &self.stale {
-            headers.remove(*name);
+        if !self.stale.is_empty() {
+            remove_in_order(headers, |name| self.stale.contains(&name));
         }
         for format in &self.inject {
             format.inject(context, headers);

@@ -164,7 +164,7 @@ fn write_tracestate(list: &str, headers: &mut HeaderMap) {
         return;
     }
     if list.is_empty() {
-        headers.remove(&TRACESTATE);
+        wire::remove(&TRACESTATE, headers);
     } else {
         wire::put(&TRACESTATE, list.as_bytes(), headers);
     }

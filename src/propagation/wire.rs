@@ -10,6 +10,7 @@ use crate::model::SpanContext;
 use crate::model::SpanId;
 use crate::model::TraceId;
 use crate::model::TraceState;
+use crate::net::headers::remove_in_order;
 use crate::propagation::ExtractError;
 
 /// Exactly `2 * N` lower-case hexadecimal digits; `None` for anything else.
@@ -95,6 +96,13 @@ impl Line {
 pub(super) fn put(name: &HeaderName, value: &[u8], headers: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.try_insert(name, value).ok();
+    }
+}
+
+/// Removes every value of that name; the other fields keep their order.
+pub(super) fn remove(name: &HeaderName, headers: &mut HeaderMap) {
+    if headers.contains_key(name) {
+        remove_in_order(headers, |other| other == name);
     }
 }
 

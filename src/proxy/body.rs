@@ -10,6 +10,9 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::Version;
+use http::header;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -48,6 +51,9 @@ pub(super) struct ResponseBody {
 enum Source {
     Upstream(Incoming),
     Local(Option<Bytes>),
+    /// An HTTP/1 response without content whose head announces a length (`Content-Length: 0`, or what HEAD and 304
+    /// would have had). hyper writes that length where it stood only when it does not know how long the body is.
+    Announced,
 }
 
 /// The request body exceeded its limit.
@@ -173,17 +179,24 @@ impl ResponseBody {
         }
     }
 
-    /// The upstream's body; `exchange` ends with it.
-    pub(super) fn upstream(incoming: Incoming, mut exchange: Box<Exchange>) -> Self {
-        if incoming.is_end_stream() {
+    /// The upstream's body on its way to a response with this head; `exchange` ends with it.
+    pub(super) fn upstream(
+        incoming: Incoming,
+        version: Version,
+        headers: &HeaderMap,
+        mut exchange: Box<Exchange>,
+    ) -> Self {
+        let source = if !incoming.is_end_stream() {
+            Source::Upstream(incoming)
+        } else {
             exchange.complete();
-            return Self {
-                source: Source::Local(None),
-                exchange: Some(exchange),
-            };
-        }
+            match headers.contains_key(header::CONTENT_LENGTH) && version != Version::HTTP_2 {
+                true => Source::Announced,
+                false => Source::Local(None),
+            }
+        };
         Self {
-            source: Source::Upstream(incoming),
+            source,
             exchange: Some(exchange),
         }
     }
@@ -207,6 +220,10 @@ impl Body for ResponseBody {
         let incoming = match &mut this.source {
             Source::Local(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Source::Announced => {
+                this.source = Source::Local(None);
+                return Poll::Ready(None);
             }
             Source::Upstream(incoming) => incoming,
         };
@@ -233,6 +250,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Local(bytes) => bytes.is_none(),
+            Source::Announced => false,
             Source::Upstream(incoming) => incoming.is_end_stream(),
         }
     }
@@ -242,6 +260,7 @@ impl Body for ResponseBody {
             Source::Local(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
+            Source::Announced => SizeHint::default(),
             Source::Upstream(incoming) => incoming.size_hint(),
         }
     }

@@ -134,7 +134,7 @@ pub struct Limits {
     ///
     /// Unit: connections. Default: `10000`. Reload: restart.
     pub upstream_connections: usize,
-    /// Most idle upstream connections kept for one destination, by each worker.
+    /// Most idle upstream connections kept for one destination, by each worker. `0`: a new connection each time.
     ///
     /// Unit: connections. Default: `256`. Reload: restart.
     pub idle_per_destination: usize,

@@ -78,7 +78,11 @@ enum Answer {
 impl Answer {
     fn into_response(self, exchange: Box<Exchange>) -> Response<ResponseBody> {
         match self {
-            Self::Upstream(response) => response.map(|body| ResponseBody::upstream(body, exchange)),
+            Self::Upstream(response) => {
+                let (head, body) = response.into_parts();
+                let body = ResponseBody::upstream(body, head.version, &head.headers, exchange);
+                Response::from_parts(head, body)
+            }
             Self::Tunnel(response, pending) => {
                 pending.start(exchange);
                 response.map(|()| ResponseBody::local(bytes::Bytes::new()))
@@ -202,7 +206,7 @@ fn finish_head(downstream: Version, response: &mut Response<Incoming>, lease: Op
     headers::remove_hop_by_hop(response.headers_mut(), false);
     if downstream != Version::HTTP_11 || response.version() != Version::HTTP_11 {
         // The framing of another version: hyper writes the right one.
-        response.headers_mut().remove(header::TRANSFER_ENCODING);
+        headers::remove(response.headers_mut(), &header::TRANSFER_ENCODING);
     }
     *response.version_mut() = if downstream == Version::HTTP_2 {
         downstream

@@ -9,7 +9,9 @@ use http::Method;
 use http::Request;
 use http::Version;
 use http::header;
+use smallvec::SmallVec;
 
+use crate::net::headers::remove_in_order;
 use crate::proxy::config::Forwarded;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -37,54 +39,68 @@ pub(super) fn wants_upgrade<B>(request: &Request<B>) -> bool {
         && connection_has(request.headers(), "upgrade")
 }
 
-/// Removes what belongs to one connection alone. `Upgrade` stays when `upgrading`; `TE: trailers` always does.
+/// Removes what belongs to one connection alone; the rest keeps its order. `Upgrade` stays when `upgrading`;
+/// `TE: trailers` always does.
 ///
 /// Source: RFC 9110 section 7.6.1.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
+    let named = named_by_connection(headers);
     let upgrade = if upgrading {
         upgrade_option(headers)
     } else {
         None
     };
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .filter(|option| {
-                !OPTIONS
-                    .iter()
-                    .any(|known| known.eq_ignore_ascii_case(option))
-            })
-            .filter_map(|option| option.parse().ok())
-            .filter(|name| !PROTECTED.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+    let keeps_upgrade = upgrade.is_some();
+    if let Some(option) = upgrade {
+        // In its place.
+        headers.insert(header::CONNECTION, option);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    if headers.contains_key(header::TE) {
-        let trailers = headers
-            .get_all(header::TE)
-            .iter()
-            .any(|te| contains_token(te, "trailers"));
-        headers.remove(header::TE);
-        if trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
+    let keeps_te = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|te| contains_token(te, "trailers"));
+    if keeps_te {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    if upgrading {
-        if let Some(option) = upgrade {
-            headers.insert(header::CONNECTION, option);
-        }
-    } else {
-        headers.remove(header::UPGRADE);
+    remove_in_order(headers, |name| match *name {
+        header::CONNECTION | header::UPGRADE => !keeps_upgrade,
+        header::TE => !keeps_te,
+        _ => is_hop_by_hop(name) || named.contains(name),
+    });
+}
+
+/// Removes one field; the others keep their order.
+pub(super) fn remove(headers: &mut HeaderMap, unwanted: &HeaderName) {
+    if headers.contains_key(unwanted) {
+        remove_in_order(headers, |name| name == unwanted);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::UPGRADE | header::TE)
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+/// The fields that `Connection` declares to belong to the connection.
+fn named_by_connection(headers: &HeaderMap) -> SmallVec<[HeaderName; 2]> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|option| {
+            !OPTIONS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(option))
+        })
+        .filter_map(|option| option.parse().ok())
+        .filter(|name| !PROTECTED.contains(name))
+        .collect()
 }
 
 /// Tells the program who called, when the operator wants that.

@@ -18,6 +18,7 @@ use crate::model::HostPort;
 use crate::net::tls::ClientTls;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::error::ProxyError;
+use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
 use crate::proxy::upstream::Destination;
@@ -147,12 +148,13 @@ impl Target {
     fn to_http2(&self, parts: &mut Parts) -> Result<(), ProxyError> {
         let was_http2 = parts.version == Version::HTTP_2;
         parts.version = Version::HTTP_2;
-        parts.headers.remove(header::TRANSFER_ENCODING);
+        headers::remove(&mut parts.headers, &header::TRANSFER_ENCODING);
         let rewritten = matches!(self.form, Form::RewriteHost);
         if was_http2 && !rewritten && parts.uri.authority().is_some() {
             return Ok(());
         }
-        let host = parts.headers.remove(header::HOST);
+        let host = parts.headers.get(header::HOST).cloned();
+        headers::remove(&mut parts.headers, &header::HOST);
         let host = host.ok_or(ProxyError::BadRequest("the request names no host"))?;
         let authority = Authority::try_from(host.as_bytes())
             .map_err(|_| ProxyError::BadRequest("the Host header is not a host"))?;

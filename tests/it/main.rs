@@ -7,6 +7,9 @@
 )]
 
 mod admin;
+mod fidelity;
+mod fuzz_corpus;
+mod codec_python;
 mod cli;
 mod codec_python;
 mod config_files;

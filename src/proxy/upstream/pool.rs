@@ -35,15 +35,17 @@ use crate::telemetry::metrics::PoolMetrics;
 
 /// How often idle connections are looked over.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Stands for "no limit": far enough, and no overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The pool's bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
     /// All connections of this worker.
     pub connections: usize,
-    /// Idle connections per destination.
+    /// Idle connections per destination; zero keeps none.
     pub idle_per_destination: usize,
-    /// Idle time.
+    /// Idle time; zero: no limit.
     pub idle: Duration,
     /// Waiting for a connection.
     pub wait: Duration,
@@ -157,13 +159,14 @@ impl Pool {
         idle_limit: Option<Duration>,
         now: Instant,
     ) {
-        if sender.is_closed() {
+        if sender.is_closed() || self.limits.idle_per_destination == 0 {
             return;
         }
-        let limit = idle_limit.map_or(self.limits.idle, |limit| limit.min(self.limits.idle));
-        if limit.is_zero() {
-            return;
-        }
+        let ours = match self.limits.idle {
+            Duration::ZERO => FOREVER,
+            limit => limit,
+        };
+        let limit = idle_limit.map_or(ours, |theirs| theirs.min(ours));
         let mut state = self.state.lock();
         let list = state.idle.entry(destination).or_default();
         if list.len() >= self.limits.idle_per_destination {

@@ -5,5 +5,7 @@
 pub(crate) mod collector;
 pub(crate) mod http;
 pub(crate) mod jaeger;
+pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod skip;
 pub(crate) mod spans;

@@ -1,0 +1,3 @@
+//! stub
+
+pub(super) const NAMES: &[&str] = &[];
