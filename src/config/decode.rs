@@ -125,3 +125,6 @@ fn hide(node: &Node, message: String) -> String {
         _ => message,
     }
 }
+
+#[cfg(test)]
+mod tests;
