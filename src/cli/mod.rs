@@ -1,7 +1,7 @@
 //! Commands and flags: from arguments to an exit status.
 //!
 //! Owns what people type and what they read on the terminal. Settings go to `config`; what starts something goes to
-//! `app` through [`start`].
+//! `app` through `start`.
 
 use std::ffi::OsString;
 use std::io::Write;

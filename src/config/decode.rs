@@ -70,7 +70,7 @@ fn describe(tree: &Node, path: &Path, what: What, at: Option<Origin>) -> Option<
     let mut problem = Problem {
         message: String::new(),
         path: path.clone(),
-        origin: Some(at.unwrap_or_else(|| node.origin.clone())),
+        origin: at.or_else(|| tree.origin_of(path).cloned()),
         help: None,
     };
     match what {
@@ -125,3 +125,6 @@ fn hide(node: &Node, message: String) -> String {
         _ => message,
     }
 }
+
+#[cfg(test)]
+mod tests;

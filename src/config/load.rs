@@ -273,11 +273,7 @@ fn follows(tree: &Node, path: &Path) -> bool {
 fn place(tree: &Node, mut problem: Problem) -> Problem {
     problem.path = written(tree, &problem.path);
     if problem.origin.is_none() {
-        let mut node = Some(tree);
-        for step in &problem.path.0 {
-            node = node.and_then(|n| n.at(&Path(vec![step.clone()])));
-        }
-        problem.origin = node.map(|n| n.origin.clone());
+        problem.origin = tree.origin_of(&problem.path).cloned();
     }
     problem
 }

@@ -10,6 +10,7 @@ mod diff;
 mod env;
 mod error;
 mod jaeger_env;
+mod kubernetes_env;
 mod load;
 mod nearest;
 mod node;

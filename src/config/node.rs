@@ -113,6 +113,19 @@ impl Node {
         path.0.iter().try_fold(self, |node, step| node.child(step))
     }
 
+    /// Where a reader would look for the value at `path`: its text, or the key above it when it spans lines.
+    pub(crate) fn origin_of(&self, path: &Path) -> Option<&Origin> {
+        let node = self.at(path)?;
+        let (last, before) = path.0.split_last()?;
+        if matches!(node.kind, Kind::Map(_) | Kind::List(_))
+            && let Step::Key(key) = last
+        {
+            let parent = self.at(&Path(before.to_vec()))?;
+            return parent.entry(key).map(|entry| &entry.key_origin);
+        }
+        Some(&node.origin)
+    }
+
     /// The value under a key, when this is a mapping that has it.
     pub(crate) fn key(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|entry| &entry.value)

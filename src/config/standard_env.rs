@@ -11,6 +11,7 @@ use std::str::FromStr;
 use crate::config::env::Assignment;
 use crate::config::error::Problem;
 use crate::config::jaeger_env;
+use crate::config::kubernetes_env;
 use crate::config::node::Entry;
 use crate::config::node::Kind;
 use crate::config::node::Node;
@@ -29,6 +30,7 @@ pub(crate) fn apply(tree: &mut Node, env: &BTreeMap<String, String>) -> Vec<Prob
     };
     otel_env::apply(&mut standard);
     jaeger_env::apply(&mut standard);
+    kubernetes_env::apply(&mut standard);
     standard.report_losers();
     standard.warnings
 }
@@ -59,6 +61,12 @@ impl<'a> Standard<'a> {
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         let text = self.env.get(name)?.trim();
         (!text.is_empty()).then_some(text)
+    }
+
+    /// True when something is set under this key of the mapping at `path`.
+    pub(super) fn has(&self, path: &str, key: &str) -> bool {
+        let node = self.tree.at(&Path::parse(path).join(key));
+        node.is_some_and(|node| node.kind != Kind::Null)
     }
 
     /// The value as a number or whatever else; a bad one is a warning.

@@ -18,6 +18,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
@@ -71,6 +72,8 @@ pub struct Watch {
     hangup: Signal,
     orders: mpsc::Receiver<oneshot::Sender<Answer>>,
     touched: mpsc::Receiver<()>,
+    /// When to look at the file because something touched it.
+    due: Option<Instant>,
     poll: Interval,
     /// Stops watching when dropped.
     _watcher: Option<RecommendedWatcher>,
@@ -90,7 +93,7 @@ pub fn watch(sources: Sources, loaded: &Loaded) -> io::Result<(Watch, Trigger)> 
         }
     });
     let (trigger, orders) = mpsc::channel(MAX_ORDERS);
-    let mut poll = tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL);
+    let mut poll = tokio::time::interval_at(Instant::now() + POLL, POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watch = Watch {
         content: Some(loaded.text.clone()),
@@ -98,6 +101,7 @@ pub fn watch(sources: Sources, loaded: &Loaded) -> io::Result<(Watch, Trigger)> 
         hangup: signal(SignalKind::hangup())?,
         orders,
         touched,
+        due: None,
         poll,
         _watcher: watcher,
     };
@@ -112,9 +116,10 @@ impl Watch {
                 Some(()) = self.hangup.recv() => return self.load(Cause::Signal, None),
                 Some(answer) = self.orders.recv() => return self.load(Cause::Order, Some(answer)),
                 Some(()) = self.touched.recv() => {
-                    tokio::time::sleep(GATHER).await;
-                    while self.touched.try_recv().is_ok() {}
+                    self.due.get_or_insert(Instant::now() + GATHER);
+                    continue;
                 }
+                () = until(self.due) => self.due = None,
                 _ = self.poll.tick() => {}
             }
             if self.is_changed() {
@@ -150,6 +155,13 @@ impl Watch {
             outcome,
             answer,
         }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -261,6 +273,19 @@ mod tests {
 
         std::os::unix::fs::symlink("v2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        assert_eq!(next(&mut watch).await.outcome.unwrap().config.workers, 2);
+    }
+
+    #[tokio::test]
+    async fn a_future_dropped_while_events_are_gathered_loses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watch, _trigger, file) = start(&dir, "workers: 1\n");
+        fs::write(&file, "workers: 2\n").unwrap();
+        // Until the event has been heard, and not until it is due.
+        while watch.due.is_none() {
+            let waited = tokio::time::timeout(Duration::from_millis(1), watch.next()).await;
+            assert!(waited.is_err(), "{waited:?}");
+        }
         assert_eq!(next(&mut watch).await.outcome.unwrap().config.workers, 2);
     }
 

@@ -71,7 +71,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Vec<YamlError>> {
                         column: marker.col() + 1,
                         len: 0,
                     },
-                    help: syntax_help(text, marker.line()),
+                    help: syntax_help(text, marker.line(), &error.info()),
                 })
             }
         };
@@ -103,15 +103,17 @@ pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, String> {
     serde_saphyr::to_string(value).map_err(|error| error.to_string())
 }
 
-fn syntax_help(text: &str, line: usize) -> Option<String> {
+fn syntax_help(text: &str, line: usize, fault: &str) -> Option<String> {
     let line = text.lines().nth(line.checked_sub(1)?)?;
     let indent: String = line
         .chars()
         .take_while(|c| c.is_ascii_whitespace())
         .collect();
-    indent
-        .contains('\t')
-        .then(|| "YAML is indented with spaces, this line starts with a tab".to_owned())
+    if indent.contains('\t') {
+        return Some("YAML is indented with spaces, this line starts with a tab".to_owned());
+    }
+    (fault.contains("flow") && line.contains(['{', '[']))
+        .then(|| "a text that holds { } [ ] or , needs quotes here".to_owned())
 }
 
 /// Collects parser events into a tree.

@@ -405,3 +405,47 @@ fn the_file_gives_way_where_a_variable_speaks_and_stays_elsewhere() {
         assert_eq!(shown(&found), tree, "{file} {env:?}");
     }
 }
+
+#[test]
+fn inside_a_cluster_the_pod_describes_itself_where_nothing_else_does() {
+    let cluster = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    let pod = ("POD_NAME", "cart-7d4b9c6f5d-x2x9k");
+    let node = ("NODE_NAME", "n1");
+    for (file, env, tree) in [
+        ("", &[pod, node][..], "{}"),
+        (
+            "",
+            &[cluster, pod, node],
+            "{resource: {k8s.pod.name: cart-7d4b9c6f5d-x2x9k, k8s.node.name: n1}, service: cart}",
+        ),
+        (
+            "{service: a, resource: {k8s.node.name: b}}",
+            &[cluster, node],
+            "{service: a, resource: {k8s.node.name: b}}",
+        ),
+        (
+            "",
+            &[
+                cluster,
+                pod,
+                ("OTEL_SERVICE_NAME", "a"),
+                ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=b"),
+            ],
+            "{resource: {k8s.pod.name: b}, service: a}",
+        ),
+        (
+            "",
+            &[
+                cluster,
+                pod,
+                ("JAEGER_SERVICE_NAME", "a"),
+                ("JAEGER_TAGS", "k8s.pod.name=b"),
+            ],
+            "{service: a, resource: {k8s.pod.name: b}}",
+        ),
+    ] {
+        let (found, warnings) = run(file, env);
+        assert_eq!(shown(&found), tree, "{env:?}");
+        assert_eq!(warnings, Vec::<String>::new(), "{env:?}");
+    }
+}
