@@ -1,12 +1,16 @@
 //! The OTLP receiver: real exporters' requests, both encodings, and what it refuses.
 
 use std::io::Write;
+use std::time::Duration;
+use std::time::Instant;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use pillion::admin::Hooks;
 use pillion::admin::view;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::admin::Admin;
 use crate::admin::seed;
@@ -172,4 +176,33 @@ async fn the_receiver_can_be_switched_off() {
         404
     );
     assert_eq!(admin.get("/traces").await.status, 200);
+}
+
+#[tokio::test]
+async fn slow_senders_cannot_pile_up_batches() {
+    let admin = Admin::start().await;
+    let head = format!(
+        "POST /v1/traces HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n{{",
+        admin.addr
+    );
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut conn = TcpStream::connect(admin.addr).await.unwrap();
+        conn.write_all(head.as_bytes()).await.unwrap();
+        slow.push(conn);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let until = async |status: u16| loop {
+        let answer = admin.post("/v1/traces", &[PROTOBUF], PYTHON).await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "still {}", answer.status);
+    };
+    let busy = until(503).await;
+    assert_eq!(busy.header("retry-after"), "1");
+    assert_eq!(busy.header("content-type"), "application/x-protobuf");
+    assert_eq!(admin.get("/livez").await.status, 200, "probes go on");
+    drop(slow);
+    until(200).await;
 }
