@@ -26,6 +26,9 @@ const PYTHON_GZIP: &[u8] =
 const JAVASCRIPT: &[u8] =
     include_bytes!("../../data/otlp/03-js-0.223.1-http-json-chunked.body.json");
 
+/// Headers, body, expected status, reason.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();
@@ -112,7 +115,7 @@ async fn bad_requests_are_refused_and_leave_nothing() {
     let cut = &PYTHON[..PYTHON.len() - 3];
     let oversize = vec![b' '; (4 << 20) + 1];
     let zipped_junk = gzip(b"junk that is no message");
-    let cases: &[(&[(&str, &str)], &[u8], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&[PROTOBUF], b"\xff\xff\xff", 400, "junk protobuf"),
         (&[PROTOBUF], cut, 400, "cut short"),
         (&[JSON], b"{", 400, "cut JSON"),
