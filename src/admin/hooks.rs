@@ -12,6 +12,9 @@ use serde::Serialize;
 /// A text or the reason why not, once it is known.
 pub type Outcome = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
+/// Takes a log filter, or says why it is none.
+pub type SetLogLevel = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
 /// Everything the admin port shows or triggers. [`Hooks::default`] shows nothing and refuses every order.
 #[derive(Clone)]
 pub struct Hooks {
@@ -28,7 +31,7 @@ pub struct Hooks {
     /// The samplers' state for `/sampling`.
     pub sampling: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Changes the log filter (`RUST_LOG` syntax). `Err`: why the text is no filter.
-    pub set_log_level: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set_log_level: Arc<SetLogLevel>,
     /// Loads the configuration again. `Ok`: what changed; `Err`: why the running one stays.
     pub reload: Arc<dyn Fn() -> Outcome + Send + Sync>,
     /// Starts draining; the process stays.
@@ -50,7 +53,7 @@ pub struct Build {
     pub features: Vec<String>,
 }
 
-/// Whether traffic should come here. Cloned handles share one state.
+/// Whether traffic should come here. Shared by whoever starts and drains, and by the probes.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicU8);
 

@@ -21,7 +21,7 @@ mod server;
 mod store;
 pub mod view;
 
-pub use hooks::{Build, Hooks, Outcome, Readiness, State};
+pub use hooks::{Build, Hooks, Outcome, Readiness, SetLogLevel, State};
 pub use server::serve;
 pub use store::{Operation, Stats, Store, Trace};
 

@@ -87,16 +87,22 @@ pub async fn serve(
         tasks.spawn(async move { store.keep(cancel).await });
     }
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                failing = false;
+                stream
+            }
             Err(error) => {
-                // Out of descriptors, most likely: give others time to close some.
-                warn!(%error, "admin accept failed");
+                // Out of descriptors, most likely: give others time to close some. Said once, until it works again.
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "admin accept failed");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

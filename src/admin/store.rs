@@ -44,6 +44,8 @@ const MAX_OPERATIONS: usize = 2_000;
 /// The recent spans. Shared between the request path (as a [`Sink`]), the keeper task and the readers.
 #[derive(Debug)]
 pub struct Store {
+    /// Tells this store's generations from those of an earlier process on the same port.
+    birth: u64,
     queue: ArrayQueue<Arc<Span>>,
     crowded: Notify,
     received: AtomicU64,
@@ -134,6 +136,7 @@ impl Store {
     /// An empty store with these limits; both at least 1.
     pub fn new(max_bytes: usize, max_traces: usize) -> Self {
         Self {
+            birth: fastrand::u64(..),
             queue: ArrayQueue::new(QUEUE),
             crowded: Notify::new(),
             received: AtomicU64::new(0),
@@ -196,6 +199,11 @@ impl Store {
             dropped_queue_full: self.overflowed.load(Ordering::Relaxed),
             dropped_trace_too_large: shelf.too_large,
         }
+    }
+
+    /// Names the content as it is now: equal only while nothing changed, across restarts too.
+    pub fn version(&self) -> String {
+        format!("{:x}-{}", self.birth, self.stats().generation)
     }
 
     /// One trace; `None` when it is unknown or already gone.

@@ -1,6 +1,6 @@
 //! What the page itself asks, and `/traces`: recent spans as plain OTLP JSON for people with curl.
 //!
-//! Lists carry the store's generation as `ETag`, so that a page that polls gets 304 while nothing happens.
+//! Lists carry the store's version as `ETag`, so that a page that polls gets 304 while nothing happens.
 
 use http::HeaderMap;
 use http::StatusCode;
@@ -32,7 +32,7 @@ pub(super) fn find(
     headers: &HeaderMap,
     store: &Store,
 ) -> Option<Answer> {
-    let generation = store.stats().generation.to_string();
+    let version = store.version();
     let answer = match path {
         "/traces" => traces(params, store),
         "/view/summaries" => summaries(params, store),
@@ -41,7 +41,7 @@ pub(super) fn find(
         _ => return download(path.strip_prefix("/view/download/")?, store),
     };
     Some(match answer {
-        Ok(answer) => respond::tagged(answer, &generation, headers),
+        Ok(answer) => respond::tagged(answer, &version, headers),
         Err(error) => respond::text(StatusCode::BAD_REQUEST, error.to_string()),
     })
 }

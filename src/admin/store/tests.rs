@@ -189,3 +189,30 @@ fn operations_are_names_with_kinds_and_bounded() {
     store.insert((0..5_000).map(|n| Arc::new(span(2, n + 1, &a, &format!("GET /{n}")))));
     assert_eq!(store.operations("a").len(), MAX_OPERATIONS);
 }
+
+#[test]
+fn reporting_never_waits_for_a_reader() {
+    let store = Arc::new(Store::new(1 << 20, 10));
+    let (done, finished) = std::sync::mpsc::channel();
+    let reading = store.shelf.lock();
+    let reporter = {
+        let store = Arc::clone(&store);
+        std::thread::spawn(move || {
+            for id in 1..=2 * QUEUE as u64 {
+                store.report(Arc::new(span(1, id, &resource("a"), "GET")));
+            }
+            done.send(()).unwrap();
+        })
+    };
+    let in_time = finished.recv_timeout(Duration::from_secs(10));
+    drop(reading);
+    reporter.join().unwrap();
+    assert_eq!(in_time, Ok(()));
+}
+
+#[test]
+fn versions_tell_stores_apart() {
+    let (one, two) = (Store::new(1, 1), Store::new(1, 1));
+    assert_eq!(one.version(), one.version());
+    assert_ne!(one.version(), two.version());
+}

@@ -145,10 +145,12 @@ const EVERYWHERE = [
   ['t', 'Light or dark', switchTheme],
 ];
 
+const ARROWS = { ArrowUp: '↑', ArrowDown: '↓', ArrowLeft: '←', ArrowRight: '→' };
+
 function help() {
   const section = (title, keys) => h('section', null,
     h('h3', null, title),
-    h('dl', null, keys.map(([key, what]) => [h('dt', null, h('kbd', null, key)), h('dd', null, what)])));
+    h('dl', null, keys.map(([key, what]) => [h('dt', null, key.split(' ').map((name) => [h('kbd', null, ARROWS[name] ?? name), ' '])), h('dd', null, what)])));
   document.getElementById('shortcuts-body').replaceChildren(
     section('Everywhere', EVERYWHERE),
     section('Traces', search.keys),
@@ -161,7 +163,12 @@ function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
   const typing = event.target.closest?.('input, select, textarea');
   if (typing) {
-    if (event.key === 'Escape') typing.blur();
+    if (event.key !== 'Escape') return;
+    if (typing.type === 'search' && typing.value) {
+      typing.value = '';
+      typing.dispatchEvent(new Event('input'));
+    }
+    typing.blur();
     return;
   }
   const keys = [...(current?.view.keys ?? []), ...EVERYWHERE];

@@ -85,5 +85,5 @@ function links(span) {
 function resource(span) {
   const all = [['service.name', span.service], ...span.resource];
   if (span.traceState) all.push(['tracestate', span.traceState]);
-  return h('section', null, h('details', null, h('summary', null, h('h3', null, `Resource (${all.length})`)), rows(all)));
+  return h('section', null, h('details', { open: matchMedia('(min-width: 1000px)').matches }, h('summary', null, h('h3', null, `Resource (${all.length})`)), rows(all)));
 }

@@ -62,7 +62,7 @@ function picture(data) {
 function arrow(edge, most) {
   const bad = edge.errors > 0;
   const weight = 1.2 + 2.3 * (Math.log1p(edge.calls) / Math.log1p(most));
-  return s('path', { d: edge.path, class: `edge${bad ? ' bad' : ''}`, 'data-from': edge.parent, 'data-to': edge.child, 'stroke-width': weight.toFixed(2), 'marker-end': `url(#${bad ? 'arrow-bad' : 'arrow'})` }, s('title', null, sentence(edge)));
+  return s('path', { d: edge.path, class: `edge${bad ? ' bad' : ''}`, style: { '--share': `${Math.round(35 + 65 * (edge.errors / edge.calls))}%` }, 'data-from': edge.parent, 'data-to': edge.child, 'stroke-width': weight.toFixed(2), 'marker-end': `url(#${bad ? 'arrow-bad' : 'arrow'})` }, s('title', null, sentence(edge)));
 }
 
 function caption(edge) {

@@ -29,7 +29,7 @@ export function linking(span) {
   const candidates = Number(span.attributes.get('pillion.link.candidates'));
   if (candidates === 0) sentences.push('No inbound request was in flight.');
   else if (candidates > 1 && confidence === 'none') sentences.push(`${candidates} inbound requests came into question.`);
-  else if (candidates > 1) sentences.push(`${candidates} were in flight; this is the one.`);
+  else if (candidates > 1) sentences.push(`${candidates} requests were in flight.`);
   if (sure.text) sentences.push(sure.text);
   if (confidence === 'none' && span.links.length > 0) {
     sentences.push(span.links.length === 1

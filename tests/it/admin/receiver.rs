@@ -1,12 +1,16 @@
 //! The OTLP receiver: real exporters' requests, both encodings, and what it refuses.
 
 use std::io::Write;
+use std::time::Duration;
+use std::time::Instant;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use pillion::admin::Hooks;
 use pillion::admin::view;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::admin::Admin;
 use crate::admin::seed;
@@ -21,6 +25,9 @@ const PYTHON_GZIP: &[u8] =
     include_bytes!("../../data/otlp/02-python-1.45.1-http-protobuf-gzip.body.bin");
 const JAVASCRIPT: &[u8] =
     include_bytes!("../../data/otlp/03-js-0.223.1-http-json-chunked.body.json");
+
+/// Headers, body, expected status, reason.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -108,7 +115,7 @@ async fn bad_requests_are_refused_and_leave_nothing() {
     let cut = &PYTHON[..PYTHON.len() - 3];
     let oversize = vec![b' '; (4 << 20) + 1];
     let zipped_junk = gzip(b"junk that is no message");
-    let cases: &[(&[(&str, &str)], &[u8], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&[PROTOBUF], b"\xff\xff\xff", 400, "junk protobuf"),
         (&[PROTOBUF], cut, 400, "cut short"),
         (&[JSON], b"{", 400, "cut JSON"),
@@ -172,4 +179,33 @@ async fn the_receiver_can_be_switched_off() {
         404
     );
     assert_eq!(admin.get("/traces").await.status, 200);
+}
+
+#[tokio::test]
+async fn slow_senders_cannot_pile_up_batches() {
+    let admin = Admin::start().await;
+    let head = format!(
+        "POST /v1/traces HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n{{",
+        admin.addr
+    );
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut conn = TcpStream::connect(admin.addr).await.unwrap();
+        conn.write_all(head.as_bytes()).await.unwrap();
+        slow.push(conn);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let until = async |status: u16| loop {
+        let answer = admin.post("/v1/traces", &[PROTOBUF], PYTHON).await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "still {}", answer.status);
+    };
+    let busy = until(503).await;
+    assert_eq!(busy.header("retry-after"), "1");
+    assert_eq!(busy.header("content-type"), "application/x-protobuf");
+    assert_eq!(admin.get("/livez").await.status, 200, "probes go on");
+    drop(slow);
+    until(200).await;
 }

@@ -7,6 +7,8 @@ use pillion::admin::Hooks;
 use pillion::admin::State;
 use pillion::admin::view;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::admin::Admin;
 
@@ -347,4 +349,36 @@ async fn the_page_works_offline() {
         );
     }
     assert!(files.len() > 10, "{files:?}");
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_come_back() {
+    let admin = Admin::start().await;
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(TcpStream::connect(admin.addr).await.unwrap());
+    }
+    // Connections are accepted in order, so this one comes after the others.
+    let mut refused = TcpStream::connect(admin.addr).await.unwrap();
+    let read = refused.read(&mut [0; 16]).await;
+    assert!(
+        matches!(read, Ok(0) | Err(_)),
+        "closed without an answer: {read:?}"
+    );
+    drop(held);
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let mut conn = TcpStream::connect(admin.addr).await.unwrap();
+        let request = format!(
+            "GET /livez HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            admin.addr
+        );
+        let mut answer = String::new();
+        let sent = tokio::io::AsyncWriteExt::write_all(&mut conn, request.as_bytes()).await;
+        let read = conn.read_to_string(&mut answer).await;
+        if sent.is_ok() && read.is_ok() && answer.starts_with("HTTP/1.1 200") {
+            return;
+        }
+        assert!(std::time::Instant::now() < limit, "places come back");
+    }
 }
