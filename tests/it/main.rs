@@ -7,12 +7,10 @@
 )]
 
 mod admin;
-mod fidelity;
-mod fuzz_corpus;
-mod codec_python;
 mod cli;
 mod codec_python;
 mod config_files;
+mod fidelity;
 mod fuzz_corpus;
 mod layers;
 mod propagation;
