@@ -337,7 +337,7 @@ fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
         let assert = pillion(&[command, "-c", name]).assert().code(78);
         let shown = stderr(&assert);
         assert!(shown.contains("cannot read /nowhere/tls.crt: No such file"), "{shown}");
-        assert!(shown.contains("pillion.yaml:3:5 (inbound.tls)"), "{shown}");
+        assert!(shown.contains("pillion.yaml:2:3 (inbound.tls)"), "{shown}");
         assert!(shown.contains("(reporters[1].jaeger_http)"), "{shown}");
     }
     pillion(&["print-config", "-c", name]).assert().code(0);

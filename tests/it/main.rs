@@ -13,6 +13,7 @@ mod cli;
 mod config_files;
 mod layers;
 mod propagation;
+mod reload;
 mod remote_sampling;
 mod reporter_faults;
 mod reporter_jaeger;
