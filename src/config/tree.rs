@@ -31,7 +31,7 @@ pub struct Config {
     pub resource: BTreeMap<String, String>,
     /// Address of the program beside this sidecar; inbound requests go there. Without it nothing is accepted inbound.
     ///
-    /// Unit: `host:port`. Default: none. Reload: new connections.
+    /// Unit: `host:port`. Default: none. Reload: restart.
     pub app: Option<HostPort>,
     /// Requests to the program.
     pub inbound: proxy::config::Inbound,

@@ -276,17 +276,18 @@ mod tests {
         assert_eq!(next(&mut watch).await.outcome.unwrap().config.workers, 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_future_dropped_while_events_are_gathered_loses_none() {
         let dir = tempfile::tempdir().unwrap();
         let (mut watch, _trigger, file) = start(&dir, "workers: 1\n");
+        let (touch, touched) = mpsc::channel(1);
+        (watch.touched, watch._watcher) = (touched, None);
         fs::write(&file, "workers: 2\n").unwrap();
-        // Until the event has been heard, and not until it is due.
-        while watch.due.is_none() {
-            let waited = tokio::time::timeout(Duration::from_millis(1), watch.next()).await;
-            assert!(waited.is_err(), "{waited:?}");
-        }
-        assert_eq!(next(&mut watch).await.outcome.unwrap().config.workers, 2);
+        touch.try_send(()).unwrap();
+        let dropped = tokio::time::timeout(GATHER / 2, watch.next()).await;
+        assert!(dropped.is_err(), "{dropped:?}");
+        let event = tokio::time::timeout(GATHER, watch.next()).await.unwrap();
+        assert_eq!(event.outcome.unwrap().config.workers, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod fidelity;
 mod fuzz_corpus;
 mod layers;
 mod propagation;
+mod reload;
 mod remote_sampling;
 mod reporter_faults;
 mod reporter_jaeger;
