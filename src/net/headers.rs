@@ -63,11 +63,23 @@ mod tests {
             (&["a", "b"], &["a=0", "b=1"], "nothing to remove"),
             (&["x"], &[], "nothing left"),
             (&["x", "a", "b", "c"], &["a=1", "b=2", "c=3"], "the first"),
-            (&["a", "x", "b", "c", "d"], &["a=0", "b=2", "c=3", "d=4"], "one in the middle"),
+            (
+                &["a", "x", "b", "c", "d"],
+                &["a=0", "b=2", "c=3", "d=4"],
+                "one in the middle",
+            ),
             (&["a", "b", "x"], &["a=0", "b=1"], "the last"),
             (&["a", "x", "y"], &["a=0"], "the last two"),
-            (&["a", "x", "b", "y"], &["a=0", "b=2"], "the last and another"),
-            (&["a", "x", "b", "b", "x", "c"], &["a=0", "b=2", "b=3", "c=5"], "several values"),
+            (
+                &["a", "x", "b", "y"],
+                &["a=0", "b=2"],
+                "the last and another",
+            ),
+            (
+                &["a", "x", "b", "b", "x", "c"],
+                &["a=0", "b=2", "b=3", "c=5"],
+                "several values",
+            ),
         ] {
             let mut headers = map(before);
             remove_in_order(&mut headers, |name| name == "x" || name == "y");

@@ -336,14 +336,10 @@ fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
     for command in ["validate", "run"] {
         let assert = pillion(&[command, "-c", name]).assert().code(78);
         let shown = stderr(&assert);
-<<<<<<< HEAD
         assert!(
             shown.contains("cannot read /nowhere/tls.crt: No such file"),
             "{shown}"
         );
-=======
-        assert!(shown.contains("cannot read /nowhere/tls.crt: No such file"), "{shown}");
->>>>>>> config
         assert!(shown.contains("pillion.yaml:2:3 (inbound.tls)"), "{shown}");
         assert!(shown.contains("(reporters[1].jaeger_http)"), "{shown}");
     }
