@@ -13,6 +13,7 @@ mod config_files;
 mod fidelity;
 mod fuzz_corpus;
 mod layers;
+mod ledger;
 mod propagation;
 mod reload;
 mod remote_sampling;
