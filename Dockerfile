@@ -9,7 +9,7 @@
 FROM rust:1.95.0-bookworm AS build
 ENV RUSTUP_TOOLCHAIN=1.95.0 CARGO_TERM_COLOR=never
 # Puts the list of dependencies into the program, where scanners find it.
-RUN ["cargo", "install", "--locked", "--version", "=0.7.5", "cargo-auditable"]
+RUN ["cargo", "install", "--locked", "--version", "=0.7.7", "cargo-auditable"]
 WORKDIR /src
 
 # The dependencies alone, compiled with a program that does nothing: this layer stays until they change.

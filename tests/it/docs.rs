@@ -30,6 +30,8 @@ const PAGES: &[&str] = &[
 /// What follows it in docs/configuration.md is written from the schema.
 const MARK: &str = "<!-- written by PILLION_UPDATE_DOCS=1 cargo test --test it docs -->\n";
 
+const REMEDY: &str = "the settings changed: run PILLION_UPDATE_DOCS=1 cargo test --test it docs";
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -53,7 +55,7 @@ fn the_configuration_page_lists_every_key_with_its_default() {
         return;
     }
     for (line, expected) in table.lines().zip(written.lines()) {
-        assert_eq!(line, expected, "run {MARK}");
+        assert_eq!(line, expected, "{REMEDY}");
     }
     assert_eq!(table.lines().count(), written.lines().count(), "run {MARK}");
 }
