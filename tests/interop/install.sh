@@ -126,10 +126,12 @@ install_node() {
 
 install_debian() {
   local pair command package missing=()
-  for pair in promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium; do
+  for pair in cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium; do
     command=${pair%%:*} package=${pair##*:}
     if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
   done
+  # Debian's python3 alone cannot make virtual environments.
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   [[ ${#missing[@]} -gt 0 ]] || return
   local as_root=()
   if [[ $(id -u) != 0 ]]; then as_root=(sudo -n); fi

@@ -10,6 +10,8 @@ mod admin;
 mod cli;
 mod codec_python;
 mod config_files;
+mod deploy;
+mod docs;
 mod fidelity;
 mod fuzz_corpus;
 mod layers;
