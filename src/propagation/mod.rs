@@ -8,9 +8,11 @@ use http::HeaderName;
 
 use crate::model::Baggage;
 use crate::model::BaggageItem;
+use crate::model::Carried;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::Text;
+use crate::model::TraceId;
 
 mod b3;
 mod b3multi;
@@ -89,8 +91,21 @@ pub trait Format: Sync {
 pub enum Found {
     /// The caller's span. Its baggage is empty here: [`Format::baggage`] reads it.
     Parent(SpanContext),
+    /// A trace id without a span, as load balancers send it: for the trace that starts here.
+    Start(Start),
     /// A decision without ids (`b3: 0`): binding for the trace that starts here.
     Decision(SamplingState),
+}
+
+/// What a trace that starts here takes over from who let it start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The id it is to have.
+    pub trace_id: TraceId,
+    /// The decision so far; `Defer`: none.
+    pub state: SamplingState,
+    /// Words for the way out.
+    pub carried: Carried,
 }
 
 /// What all the headers said. Every part may be absent by itself.
@@ -98,6 +113,8 @@ pub enum Found {
 pub struct Extracted {
     /// The caller's span: ids, state, trace state, baggage. `None` when no header carries valid ids.
     pub parent: Option<SpanContext>,
+    /// A trace id without a span; its decision, if any, is also in `decision`. `None` beside a parent.
+    pub start: Option<Start>,
     /// A decision without ids, binding for the trace that starts here; `None` beside a parent. `Debug` beside a debug id.
     pub decision: Option<SamplingState>,
     /// Jaeger's `jaeger-debug-id`: forces a debug root and is recorded on it. `None` beside a parent.
