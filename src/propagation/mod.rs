@@ -23,6 +23,7 @@ mod jaeger;
 mod propagator;
 mod tracecontext;
 mod wire;
+mod xray;
 
 pub use config::{Config, Name, UnknownFormat};
 pub use items::Items;
@@ -35,6 +36,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &b3::B3,
     &b3multi::B3Multi,
     &jaeger::Jaeger,
+    &xray::XRay,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
