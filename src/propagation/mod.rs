@@ -18,6 +18,7 @@ mod b3;
 mod b3multi;
 mod baggage;
 mod config;
+mod google;
 mod items;
 mod jaeger;
 mod propagator;
@@ -37,6 +38,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &b3multi::B3Multi,
     &jaeger::Jaeger,
     &xray::XRay,
+    &google::Google,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
