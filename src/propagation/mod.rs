@@ -21,6 +21,7 @@ mod config;
 mod google;
 mod items;
 mod jaeger;
+mod opencensus;
 mod propagator;
 mod tracecontext;
 mod wire;
@@ -39,6 +40,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &jaeger::Jaeger,
     &xray::XRay,
     &google::Google,
+    &opencensus::OpenCensus,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
