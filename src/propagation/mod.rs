@@ -22,6 +22,7 @@ mod google;
 mod items;
 mod jaeger;
 mod opencensus;
+mod ottrace;
 mod propagator;
 mod tracecontext;
 mod wire;
@@ -41,6 +42,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &xray::XRay,
     &google::Google,
     &opencensus::OpenCensus,
+    &ottrace::OtTrace,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
