@@ -18,6 +18,7 @@ mod b3;
 mod b3multi;
 mod baggage;
 mod config;
+mod datadog;
 mod google;
 mod items;
 mod jaeger;
@@ -39,6 +40,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &b3::B3,
     &b3multi::B3Multi,
     &jaeger::Jaeger,
+    &datadog::Datadog,
     &xray::XRay,
     &google::Google,
     &opencensus::OpenCensus,
