@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::model::Attribute;
 use crate::model::Baggage;
+use crate::model::Carried;
 use crate::model::Event;
 use crate::model::Kind;
 use crate::model::Link;
@@ -33,6 +34,7 @@ pub(crate) fn full_span() -> Span {
             firehose: false,
             trace_state: TraceState(Some("vendor=1".into())),
             baggage: Baggage::default(),
+            carried: Carried::default(),
         },
         parent: SpanId::from_u64(0xb29a_2a6e_589e_f16b),
         remote_parent: true,
@@ -84,6 +86,7 @@ pub(crate) fn bare_span() -> Span {
             firehose: false,
             trace_state: TraceState::default(),
             baggage: Baggage::default(),
+            carried: Carried::default(),
         },
         parent: None,
         remote_parent: false,

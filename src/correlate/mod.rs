@@ -223,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::model::Baggage;
+    use crate::model::Carried;
     use crate::model::SpanId;
     use crate::model::TraceId;
     use crate::model::TraceState;
@@ -236,6 +237,7 @@ mod tests {
             firehose: false,
             trace_state: TraceState::default(),
             baggage: Baggage::default(),
+            carried: Carried::default(),
         }
     }
 

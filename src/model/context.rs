@@ -44,6 +44,24 @@ pub struct SpanContext {
     pub trace_state: TraceState,
     /// Baggage items that came in Jaeger's or W3C's form.
     pub baggage: Baggage,
+    /// What the caller's wire said beyond all this and wants to read again further on; empty for most.
+    pub carried: Carried,
+}
+
+impl SpanContext {
+    /// A context that has ids and a state, and nothing else yet.
+    pub fn new(trace_id: TraceId, span_id: SpanId, state: SamplingState) -> Self {
+        Self {
+            trace_id,
+            span_id,
+            state,
+            random: false,
+            firehose: false,
+            trace_state: TraceState::default(),
+            baggage: Baggage::default(),
+            carried: Carried::default(),
+        }
+    }
 }
 
 /// A validated W3C `tracestate` in wire form, shared between the spans of a trace; empty when absent.
@@ -86,6 +104,46 @@ impl Baggage {
 
 impl FromIterator<BaggageItem> for Baggage {
     fn from_iter<I: IntoIterator<Item = BaggageItem>>(items: I) -> Self {
+        let items: Vec<_> = items.into_iter().collect();
+        Self((!items.is_empty()).then(|| items.into()))
+    }
+}
+
+/// Words of single wires that no other field has a place for: a Datadog priority and origin, X-Ray's `Lineage`, ids that
+/// are text. Shared by the spans of a trace; a trace that has none pays for an empty pointer.
+///
+/// The wire that read an item writes it again; its key is that wire's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Carried(pub Option<Arc<[(&'static str, Text)]>>);
+
+impl Carried {
+    /// The value under this key.
+    pub fn get(&self, key: &str) -> Option<&Text> {
+        self.items()
+            .iter()
+            .find(|(known, _)| *known == key)
+            .map(|(_, value)| value)
+    }
+
+    /// These items and those of `other` whose keys are not here yet.
+    pub fn and(&self, other: &Self) -> Self {
+        if other.0.is_none() {
+            return self.clone();
+        }
+        let new = other
+            .items()
+            .iter()
+            .filter(|(key, _)| self.get(key).is_none());
+        self.items().iter().chain(new).cloned().collect()
+    }
+
+    fn items(&self) -> &[(&'static str, Text)] {
+        self.0.as_deref().unwrap_or(&[])
+    }
+}
+
+impl FromIterator<(&'static str, Text)> for Carried {
+    fn from_iter<I: IntoIterator<Item = (&'static str, Text)>>(items: I) -> Self {
         let items: Vec<_> = items.into_iter().collect();
         Self((!items.is_empty()).then(|| items.into()))
     }

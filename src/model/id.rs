@@ -60,6 +60,13 @@ impl TraceId {
         parse_hex(digits, &mut bytes)?;
         Self::from_bytes(bytes)
     }
+
+    /// The id that stands for an id which is text (SkyWalking, Pinpoint, CAT): the same for the same text everywhere
+    /// and in every version.
+    pub fn of_text(text: &str) -> Self {
+        let high = digest(text.as_bytes(), 1);
+        Self::from_halves(high, digest(text.as_bytes(), 2).max(1)).unwrap_or(Self([1; 16]))
+    }
 }
 
 impl SpanId {
@@ -94,6 +101,36 @@ impl SpanId {
         parse_hex(digits, &mut bytes)?;
         Self::from_bytes(bytes)
     }
+
+    /// The id that stands for an id which is text; see [`TraceId::of_text`].
+    pub fn of_text(text: &str) -> Self {
+        Self::from_u64(digest(text.as_bytes(), 3)).unwrap_or(Self([1; 8]))
+    }
+
+    /// Another id that follows from this one: for wires whose caller names the callee's span too. Different ids have
+    /// different successors.
+    pub fn successor(self) -> Self {
+        // Zero would be the successor of a single id, which gets that id's own instead.
+        Self::from_u64(scatter(self.to_u64())).unwrap_or(self)
+    }
+}
+
+/// FNV-1a, scattered: ids that differ in their last character must differ in their first bits too, for samplers look
+/// there.
+fn digest(text: &[u8], seed: u64) -> u64 {
+    let start = 0xcbf2_9ce4_8422_2325 ^ scatter(seed);
+    let hash = text.iter().fold(start, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    scatter(hash)
+}
+
+/// The finalizer of SplitMix64: a bijection in which every bit depends on every bit.
+fn scatter(mut bits: u64) -> u64 {
+    bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 impl<const N: usize> Hex<N> {
@@ -181,6 +218,18 @@ mod tests {
         assert_eq!(SpanId::from_hex(b"1").unwrap().to_u64(), 1);
         assert_eq!(TraceId::from_halves(1, 2).unwrap().high(), 1);
         assert_eq!(TraceId::from_halves(1, 2).unwrap().low(), 2);
+    }
+
+    #[test]
+    fn text_stands_for_the_same_id_in_every_version() {
+        let id = TraceId::of_text("agent^1700000000000^1");
+        assert_eq!(id.hex().as_str(), "60bd783886e8d4269576cfea959d780f");
+        assert_eq!(SpanId::of_text("0.1").hex().as_str(), "fa2939bda3faa330");
+        let next = TraceId::of_text("agent^1700000000000^2");
+        assert_ne!(id.low() >> 56, next.low() >> 56, "first bits differ too");
+        let one = SpanId::from_u64(1).unwrap();
+        assert_ne!(one.successor(), one);
+        assert_eq!(one.successor(), one.successor());
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod units;
 
 pub use addr::AddrError;
 pub use addr::HostPort;
-pub use context::{Baggage, BaggageItem, SamplingState, SpanContext, TraceState};
+pub use context::{Baggage, BaggageItem, Carried, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
 pub use secret::Secret;
 pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};

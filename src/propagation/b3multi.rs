@@ -5,7 +5,6 @@
 
 use http::HeaderMap;
 use http::HeaderName;
-use http::HeaderValue;
 
 use crate::model::SamplingState;
 use crate::model::SpanContext;
@@ -54,18 +53,7 @@ impl Format for B3Multi {
             SamplingState::Debug => (None, Some("1")),
             SamplingState::Defer => (None, None),
         };
-        put_or_remove(&b3::SAMPLED, sampled, headers);
-        put_or_remove(&b3::FLAGS, flags, headers);
-    }
-}
-
-fn put_or_remove(name: &'static HeaderName, value: Option<&'static str>, headers: &mut HeaderMap) {
-    match value {
-        Some(value) => {
-            headers
-                .try_insert(name, HeaderValue::from_static(value))
-                .ok();
-        }
-        None => wire::remove(name, headers),
+        wire::put_or_remove(&b3::SAMPLED, sampled, headers);
+        wire::put_or_remove(&b3::FLAGS, flags, headers);
     }
 }

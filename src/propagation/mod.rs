@@ -8,19 +8,26 @@ use http::HeaderName;
 
 use crate::model::Baggage;
 use crate::model::BaggageItem;
+use crate::model::Carried;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::Text;
+use crate::model::TraceId;
 
 mod b3;
 mod b3multi;
 mod baggage;
 mod config;
+mod datadog;
+mod google;
 mod items;
 mod jaeger;
+mod opencensus;
+mod ottrace;
 mod propagator;
 mod tracecontext;
 mod wire;
+mod xray;
 
 pub use config::{Config, Name, UnknownFormat};
 pub use items::Items;
@@ -33,6 +40,11 @@ pub static FORMATS: &[&dyn Format] = &[
     &b3::B3,
     &b3multi::B3Multi,
     &jaeger::Jaeger,
+    &datadog::Datadog,
+    &xray::XRay,
+    &google::Google,
+    &opencensus::OpenCensus,
+    &ottrace::OtTrace,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
@@ -89,8 +101,21 @@ pub trait Format: Sync {
 pub enum Found {
     /// The caller's span. Its baggage is empty here: [`Format::baggage`] reads it.
     Parent(SpanContext),
+    /// A trace id without a span, as load balancers send it: for the trace that starts here.
+    Start(Start),
     /// A decision without ids (`b3: 0`): binding for the trace that starts here.
     Decision(SamplingState),
+}
+
+/// What a trace that starts here takes over from who let it start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The id it is to have.
+    pub trace_id: TraceId,
+    /// The decision so far; `Defer`: none.
+    pub state: SamplingState,
+    /// Words for the way out.
+    pub carried: Carried,
 }
 
 /// What all the headers said. Every part may be absent by itself.
@@ -98,6 +123,8 @@ pub enum Found {
 pub struct Extracted {
     /// The caller's span: ids, state, trace state, baggage. `None` when no header carries valid ids.
     pub parent: Option<SpanContext>,
+    /// A trace id without a span; its decision, if any, is also in `decision`. `None` beside a parent.
+    pub start: Option<Start>,
     /// A decision without ids, binding for the trace that starts here; `None` beside a parent. `Debug` beside a debug id.
     pub decision: Option<SamplingState>,
     /// Jaeger's `jaeger-debug-id`: forces a debug root and is recorded on it. `None` beside a parent.

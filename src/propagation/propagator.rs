@@ -198,6 +198,11 @@ impl Extraction {
             (Found::Parent(mut parent), none @ None) => {
                 // A decision that came first is binding for whoever's ids.
                 parent.state = self.extracted.decision.take().unwrap_or(parent.state);
+                if let Some(start) = self.extracted.start.take()
+                    && start.trace_id == parent.trace_id
+                {
+                    parent.carried = parent.carried.and(&start.carried);
+                }
                 *none = Some(parent);
                 self.format = Some(format);
             }
@@ -205,6 +210,15 @@ impl Extraction {
                 complete(parent, other);
             }
             (Found::Parent(_), Some(_)) => self.conflict = true,
+            // A load balancer starts traces without looking for others: a parent outranks it in any order.
+            (Found::Start(start), None) if self.extracted.start.is_none() => {
+                self.extracted.start = Some(start);
+                self.format = Some(format);
+            }
+            (Found::Start(start), Some(parent)) if start.trace_id == parent.trace_id => {
+                parent.carried = parent.carried.and(&start.carried);
+            }
+            (Found::Start(_), _) => {}
             (Found::Decision(state), None) if self.extracted.decision.is_none() => {
                 self.extracted.decision = Some(state);
                 self.format = Some(format);
@@ -219,8 +233,13 @@ impl Extraction {
         if let Some(parent) = &mut extracted.parent {
             parent.baggage = baggage.clone();
             extracted.debug_id = None;
+            extracted.start = None;
         } else if extracted.debug_id.is_some() {
             extracted.decision = Some(SamplingState::Debug);
+        } else if let Some(start) = &extracted.start
+            && start.state != SamplingState::Defer
+        {
+            extracted.decision = extracted.decision.or(Some(start.state));
         }
         extracted.baggage = baggage;
     }
@@ -231,6 +250,7 @@ fn complete(parent: &mut SpanContext, other: SpanContext) {
     if parent.trace_state.0.is_none() {
         parent.trace_state = other.trace_state;
     }
+    parent.carried = parent.carried.and(&other.carried);
     parent.random |= other.random;
     parent.firehose |= other.firehose;
     // W3C has no word for debug; only the same span's other header can speak for it.

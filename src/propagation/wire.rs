@@ -4,12 +4,10 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 
-use crate::model::Baggage;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::SpanId;
 use crate::model::TraceId;
-use crate::model::TraceState;
 use crate::net::headers::remove_in_order;
 use crate::propagation::ExtractError;
 
@@ -106,6 +104,41 @@ pub(super) fn remove(name: &HeaderName, headers: &mut HeaderMap) {
     }
 }
 
+/// Replaces every value of that name, or removes them all.
+pub(super) fn put_or_remove(name: &HeaderName, value: Option<&str>, headers: &mut HeaderMap) {
+    match value {
+        Some(value) => put(name, value.as_bytes(), headers),
+        None => remove(name, headers),
+    }
+}
+
+/// An unsigned decimal number of digits alone, no sign.
+pub(super) fn decimal(digits: &str) -> Option<u64> {
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten()
+}
+
+/// See [`decimal`].
+pub(super) fn decimal_bytes(digits: &[u8]) -> Option<u64> {
+    decimal(std::str::from_utf8(digits).ok()?)
+}
+
+/// The only value of that name as text, without surrounding blanks; `None` when absent or empty.
+///
+/// # Errors
+/// More than one, longer than `max_len`, or no UTF-8.
+pub(super) fn text<'a>(
+    name: &'static HeaderName,
+    max_len: usize,
+    headers: &'a HeaderMap,
+) -> Result<Option<&'a str>, ExtractError> {
+    let Some(value) = single(name, max_len, headers)? else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(value).map_err(|_| ExtractError::Malformed(name.as_str()))?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
 /// The only value of that name, without surrounding blanks; `None` when absent.
 ///
 /// # Errors
@@ -127,15 +160,7 @@ pub(super) fn single<'a>(
 
 /// A context that has ids and a state, and nothing else yet.
 pub(super) fn context(trace_id: TraceId, span_id: SpanId, state: SamplingState) -> SpanContext {
-    SpanContext {
-        trace_id,
-        span_id,
-        state,
-        random: false,
-        firehose: false,
-        trace_state: TraceState::default(),
-        baggage: Baggage::default(),
-    }
+    SpanContext::new(trace_id, span_id, state)
 }
 
 #[cfg(test)]

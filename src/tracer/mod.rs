@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::model::Attribute;
 use crate::model::Baggage;
 use crate::model::ByteSize;
+use crate::model::Carried;
 use crate::model::Kind;
 use crate::model::Link;
 use crate::model::Resource;
@@ -34,6 +35,7 @@ use crate::model::TraceId;
 use crate::model::TraceState;
 use crate::propagation::Extraction;
 use crate::propagation::Propagator;
+use crate::propagation::Start;
 use crate::reporter::Sink;
 use crate::sampling::Decision;
 use crate::sampling::Sampler;
@@ -197,6 +199,7 @@ impl Tracer {
                     decision: extracted.decision,
                     debug_id: extracted.debug_id.clone(),
                     baggage: extracted.baggage.clone(),
+                    start: extracted.start.clone(),
                 };
                 self.root(root, Kind::Server, operation, start)
             }
@@ -283,7 +286,14 @@ impl Tracer {
         operation: Text,
         start: Instant,
     ) -> ActiveSpan {
-        let trace_id = ids::trace_id(self.short_trace_ids);
+        let (trace_id, carried, random) = match root.start {
+            Some(start) => (start.trace_id, start.carried, false),
+            None => (
+                ids::trace_id(self.short_trace_ids),
+                Carried::default(),
+                true,
+            ),
+        };
         let mut decided = None;
         let (state, by) = match (&root.debug_id, root.decision) {
             (Some(_), _) => (SamplingState::Debug, "debug_id"),
@@ -298,10 +308,11 @@ impl Tracer {
             trace_id,
             span_id: ids::span_id(),
             state,
-            random: true,
+            random,
             firehose: false,
             trace_state: TraceState::default(),
             baggage: root.baggage,
+            carried,
         };
         let mut span = ActiveSpan::new(self.clone(), context, None, kind, operation, start);
         span.label_decision(decided, by);
@@ -318,6 +329,7 @@ struct Root {
     decision: Option<SamplingState>,
     debug_id: Option<Text>,
     baggage: Baggage,
+    start: Option<Start>,
 }
 
 fn state_of(sampled: bool) -> SamplingState {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pillion::model::Attribute;
 use pillion::model::Baggage;
+use pillion::model::Carried;
 use pillion::model::Event;
 use pillion::model::Kind;
 use pillion::model::Link;
@@ -131,6 +132,7 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
             firehose: false,
             trace_state: TraceState::default(),
             baggage: Baggage::default(),
+            carried: Carried::default(),
         },
         parent: parent.and_then(|parent| SpanId::from_u64(number << 8 | parent)),
         remote_parent: false,

@@ -17,6 +17,7 @@ pub(in crate::admin) fn span(trace: u64, id: u64, service: &Arc<Resource>, name:
             firehose: false,
             trace_state: TraceState::default(),
             baggage: Baggage::default(),
+            carried: crate::model::Carried::default(),
         },
         parent: None,
         remote_parent: false,

@@ -18,6 +18,7 @@ use crate::codec::otlp::wire::Field;
 use crate::codec::otlp::wire::Reader;
 use crate::model::Attribute;
 use crate::model::Baggage;
+use crate::model::Carried;
 use crate::model::Event;
 use crate::model::Kind;
 use crate::model::Link;
@@ -208,6 +209,7 @@ pub(super) fn received_context(
         firehose: false,
         trace_state,
         baggage: Baggage::default(),
+        carried: Carried::default(),
     }
 }
 

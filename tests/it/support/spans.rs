@@ -32,6 +32,7 @@ pub(crate) fn spans(ids: std::ops::Range<u64>, size: usize) -> Vec<Arc<Span>> {
                 firehose: false,
                 trace_state: TraceState::default(),
                 baggage: Baggage::default(),
+                carried: pillion::model::Carried::default(),
             },
             parent: None,
             remote_parent: false,
