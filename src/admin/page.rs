@@ -58,8 +58,11 @@ const fn file(path: &'static str, kind: &'static str, text: &'static str) -> Fil
 /// A file of the page; `None` when no file has this path.
 pub(super) fn find(path: &str, request: &HeaderMap) -> Option<Answer> {
     let file = FILES.iter().find(|file| file.path == path)?;
-    let answer = respond::body(StatusCode::OK, file.kind, file.text);
-    Some(respond::tagged(answer, &ETAG, request))
+    let whole = || {
+        let answer = respond::body(StatusCode::OK, file.kind, file.text);
+        respond::tagged(answer, &ETAG)
+    };
+    Some(respond::unchanged(&ETAG, request).unwrap_or_else(whole))
 }
 
 /// What `/` shows without the view.

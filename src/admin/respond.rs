@@ -66,31 +66,32 @@ pub(super) fn wrong_method(allowed: &'static str) -> Answer {
     answer
 }
 
-/// Tags the answer with its version and turns it into 304 when the caller already has it.
-pub(super) fn tagged(mut answer: Answer, etag: &str, request: &HeaderMap) -> Answer {
-    let Ok(tag) = HeaderValue::from_str(&format!("\"{etag}\"")) else {
-        return answer;
-    };
-    if known(request, &tag) {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        *answer.body_mut() = Full::default();
-        answer.headers_mut().remove(header::CONTENT_TYPE);
+/// Tags the answer with its version, for [`unchanged`] to recognise.
+pub(super) fn tagged(mut answer: Answer, version: &str) -> Answer {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        let headers = answer.headers_mut();
+        set(headers, header::CACHE_CONTROL, "no-cache");
+        headers.insert(header::ETAG, tag);
     }
-    let headers = answer.headers_mut();
-    set(headers, header::CACHE_CONTROL, "no-cache");
-    headers.insert(header::ETAG, tag);
     answer
 }
 
-/// True when `If-None-Match` names this tag, weakly compared (RFC 9110 section 13.1.2).
-pub(super) fn known(request: &HeaderMap, tag: &HeaderValue) -> bool {
-    request
+/// 304 when `If-None-Match` names this version, weakly compared (RFC 9110 section 13.1.2); `None`: send it all.
+pub(super) fn unchanged(version: &str, request: &HeaderMap) -> Option<Answer> {
+    let tag = format!("\"{version}\"");
+    let known = request
         .get_all(header::IF_NONE_MATCH)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|value| value.trim().trim_start_matches("W/"))
-        .any(|value| value == "*" || value.as_bytes() == tag.as_bytes())
+        .any(|value| value == "*" || value == tag);
+    if !known {
+        return None;
+    }
+    let mut answer = tagged(body(StatusCode::NOT_MODIFIED, "", Bytes::new()), version);
+    answer.headers_mut().remove(header::CONTENT_TYPE);
+    Some(answer)
 }
 
 /// Offers the body as a file.

@@ -94,7 +94,7 @@ fn operation_names(service: &str, store: &Store) -> Answer {
 
 fn operations(params: &Params, store: &Store) -> Result<Answer, BadParam> {
     let Some(service) = params.one("service") else {
-        return Err(BadParam::new("service", "is required"));
+        return Err(BadParam::Missing("service"));
     };
     let kind = params.one("spanKind");
     let operations: Vec<_> = store
@@ -115,7 +115,7 @@ fn traces(params: &Params, store: &Store) -> Result<Answer, BadParam> {
     let ids: Vec<_> = params.all("traceID").collect();
     if ids.is_empty() {
         if query.service.is_none() {
-            return Err(BadParam::new("service", "is required"));
+            return Err(BadParam::Missing("service"));
         }
         traces = store.find(limit, |spans| query.matches(spans));
     }

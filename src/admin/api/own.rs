@@ -32,16 +32,19 @@ pub(super) fn find(
     headers: &HeaderMap,
     store: &Store,
 ) -> Option<Answer> {
-    let version = store.version();
-    let answer = match path {
-        "/traces" => traces(params, store),
-        "/view/summaries" => summaries(params, store),
-        "/view/graph" => graph(params, store),
-        "/view/services" => Ok(services(store)),
+    let question: fn(&Params, &Store) -> Result<Answer, BadParam> = match path {
+        "/traces" => traces,
+        "/view/summaries" => summaries,
+        "/view/graph" => graph,
+        "/view/services" => services,
         _ => return download(path.strip_prefix("/view/download/")?, store),
     };
-    Some(match answer {
-        Ok(answer) => respond::tagged(answer, &version, headers),
+    let version = store.version();
+    if let Some(answer) = respond::unchanged(&version, headers) {
+        return Some(answer);
+    }
+    Some(match question(params, store) {
+        Ok(answer) => respond::tagged(answer, &version),
         Err(error) => respond::text(StatusCode::BAD_REQUEST, error.to_string()),
     })
 }
@@ -113,7 +116,7 @@ fn graph(params: &Params, store: &Store) -> Result<Answer, BadParam> {
 }
 
 /// Every service with its operations, for the search form.
-fn services(store: &Store) -> Answer {
+fn services(_: &Params, store: &Store) -> Result<Answer, BadParam> {
     let services: Vec<_> = store
         .services()
         .into_iter()
@@ -127,7 +130,9 @@ fn services(store: &Store) -> Answer {
             json!({ "name": name, "operations": operations })
         })
         .collect();
-    respond::json(&json!({ "services": services, "held": store.stats() }))
+    Ok(respond::json(
+        &json!({ "services": services, "held": store.stats() }),
+    ))
 }
 
 /// `jaeger/ID.json`, which Jaeger's page takes as an upload, or `otlp/ID.json`.

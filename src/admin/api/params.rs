@@ -16,17 +16,25 @@ const MAX_PARAMS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::admin) struct Params<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-/// A parameter that is present but not understood.
+/// A parameter that is missing or not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed parameter {name}: {why}")]
-pub(in crate::admin) struct BadParam {
-    name: String,
-    why: String,
+pub(in crate::admin) enum BadParam {
+    /// Present, but breaks its grammar or contradicts another.
+    #[error("malformed parameter {name}: {why}")]
+    Malformed {
+        /// As the caller wrote it.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Nothing can be answered without it.
+    #[error("parameter '{0}' is required")]
+    Missing(&'static str),
 }
 
 impl BadParam {
     pub(super) fn new(name: &str, why: impl Into<String>) -> Self {
-        Self {
+        Self::Malformed {
             name: name.to_owned(),
             why: why.into(),
         }

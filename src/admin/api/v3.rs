@@ -62,11 +62,11 @@ fn search(params: &Params, store: &Store) -> Result<Vec<Trace>, BadParam> {
     let limit = legacy::limit(params, DEPTH)?;
     let from = params.time(TIME_MIN)?;
     let until = params.time(TIME_MAX)?;
-    if from.is_none() || until.is_none() {
-        return Err(BadParam::new(
-            "query.startTimeMin",
-            "query.startTimeMin and query.startTimeMax are required",
-        ));
+    if from.is_none() {
+        return Err(BadParam::Missing("query.startTimeMin"));
+    }
+    if until.is_none() {
+        return Err(BadParam::Missing("query.startTimeMax"));
     }
     let query = Query {
         service: params.any(SERVICE).map(|(_, name)| name.to_owned()),
@@ -131,12 +131,10 @@ fn dependencies(params: &Params, store: &Store) -> Result<Answer, BadParam> {
     let from = params.time(&["startTime", "start_time"])?;
     let until = params.time(&["endTime", "end_time"])?;
     let (Some(from), Some(until)) = (from, until) else {
-        let name = if from.is_none() {
-            "startTime"
-        } else {
-            "endTime"
-        };
-        return Err(BadParam::new(name, "is required"));
+        return Err(BadParam::Missing(match from {
+            None => "startTime",
+            Some(_) => "endTime",
+        }));
     };
     if until <= from {
         return Err(BadParam::new("endTime", "not after startTime"));

@@ -12,11 +12,15 @@ const LIMITS = ['20', '50', '100', '200', '500'];
 const SORTS = { newest: 'Newest', longest: 'Longest', spans: 'Most spans', errors: 'Most errors' };
 const FIELDS = ['service', 'operation', 'tags', 'minDuration', 'maxDuration', 'error', 'limit', 'sort'];
 
+/** The address of the last search, for the way back from a trace. */
+export let last = '#/search';
+
 let state = null;
 
 /** Draws the view for an address. */
 export async function show(main, page, where) {
   document.title = 'Traces · Pillion';
+  last = location.hash || '#/search';
   const params = Object.fromEntries(FIELDS.map((name) => [name, where.params.get(name) ?? '']));
   if (!state || !main.contains(state.form)) state = build(main, page);
   state.params = params;

@@ -3,6 +3,7 @@
 import { clock, colour, copy, count, duration, h, plural, s } from './dom.js';
 import { details } from './detail.js';
 import { readTrace } from './otlp.js';
+import { last } from './search.js';
 import { linking } from './words.js';
 
 export const keys = [
@@ -17,7 +18,7 @@ export const keys = [
   ['0', 'Whole trace', () => zoomTo(0, view.trace.duration)],
   ['c', 'Fold all', () => foldAll(true)],
   ['x', 'Unfold all', () => foldAll(false)],
-  ['u', 'Back to the list', (_event, page) => page.go('#/search')],
+  ['u', 'Back to the list', (_event, page) => page.go(last)],
 ];
 
 /** Rows drawn at first; a button draws the rest. */
@@ -69,7 +70,7 @@ function gone(id, message) {
     h('h1', null, 'This trace is not here'),
     h('p', null, `Pillion answered: ${message}. Recent traces are kept in memory only; older ones make room, and a restart forgets all.`),
     h('p', { class: 'mono muted' }, id),
-    h('p', null, h('a', { class: 'button', href: '#/search' }, 'Back to the list')));
+    h('p', null, h('a', { class: 'button', href: last }, 'Back to the list')));
 }
 
 function build(main, id) {
@@ -78,7 +79,7 @@ function build(main, id) {
   const fullId = trace.spans[0].traceId;
   const head = h('header', { class: 'head' },
     h('div', { class: 'title' },
-      h('a', { class: 'back', href: '#/search', 'aria-label': 'Back to the list' }, '←'),
+      h('a', { class: 'back', href: last, 'aria-label': 'Back to the list' }, '←'),
       h('h1', null, h('span', { class: 'service', style: { '--tint': colour(trace.root.service) } }, trace.root.service), ' ', trace.root.name),
       trace.errors > 0 && h('span', { class: 'badge bad' }, plural(trace.errors, 'error'))),
     h('div', { class: 'tools' },

@@ -1,5 +1,6 @@
 //! The admin port from outside: a raw client against a server on a free loopback port.
 
+mod beside_jaeger;
 mod query;
 mod receiver;
 mod routes;
