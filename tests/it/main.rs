@@ -23,4 +23,5 @@ mod reporter_faults;
 mod reporter_jaeger;
 mod support;
 mod tls;
+mod traces;
 mod view_page;
