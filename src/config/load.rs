@@ -74,6 +74,11 @@ impl Sources {
         let file = file.or_else(|| named.map(PathBuf::from));
         Self { file, env, flags }
     }
+
+    /// True when there is a file, a flag or a `PILLION_*` variable that sets anything.
+    pub fn has_settings(&self) -> bool {
+        self.file.is_some() || !self.flags.is_empty() || !env::read(&self.env).0.is_empty()
+    }
 }
 
 impl Loaded {
