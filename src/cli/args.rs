@@ -92,11 +92,18 @@ pub(crate) struct ValidateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "pillion exec [OPTIONS] -- PROGRAM [ARGS]...")]
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM [ARGS]", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM",
+        value_hint = ValueHint::CommandWithArguments
+    )]
     pub(crate) program: Vec<std::ffi::OsString>,
 }
 

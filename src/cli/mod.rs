@@ -60,7 +60,8 @@ impl Exit {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let exit = match CommandLine::try_parse_from(&args) {
-        Ok(_) if args.len() < 2 && !has_settings() => {
+        // The environment alone may configure a proxy, as in a container started without arguments.
+        Ok(_) if args.len() < 2 && !Sources::from_process(None, Vec::new()).has_settings() => {
             complain(&CommandLine::command().render_help().to_string());
             Exit::Usage
         }
@@ -74,13 +75,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(exit.code())
-}
-
-/// True when the environment alone can configure a proxy, as in a container started without arguments.
-fn has_settings() -> bool {
-    std::env::vars_os().any(|(name, value)| {
-        name.to_str().is_some_and(|n| n.starts_with("PILLION_")) && !value.is_empty()
-    })
 }
 
 fn dispatch(line: CommandLine) -> Exit {

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 
 use crate::config::error::Problem;
+use crate::config::node::Kind;
+use crate::config::node::Node;
 use crate::config::node::Path;
+use crate::config::schema::Schema;
 use crate::config::tree::Config;
 use crate::model::HostPort;
 use crate::net::tls::Alpn;
@@ -15,12 +18,17 @@ use crate::reporter;
 use crate::sampling;
 use crate::telemetry::logs::Chain;
 
+/// More threads than this are a mistake, not a wish.
+const MAX_WORKERS: usize = 1024;
+
 /// Something that a check found.
 pub(crate) struct Finding {
     /// False for what is doubtful but works.
     pub(crate) fatal: bool,
     /// What it is about.
     pub(crate) problem: Problem,
+    /// The other setting, when two do not fit together: either may be the one that was written.
+    pub(crate) other: Option<Path>,
 }
 
 /// The sampling that applies when none is configured, and why.
@@ -70,7 +78,55 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     listeners(config, &mut found);
     names(config, &mut found);
+    numbers(config, &mut found);
     found.0
+}
+
+/// Checks every written number against the bounds that its setting states (`#[schemars(range(...))]`).
+pub(crate) fn bounds(tree: &Node) -> Vec<Finding> {
+    let mut found = Findings(Vec::new());
+    within(tree, &Path::default(), &mut found);
+    found.0
+}
+
+fn within(node: &Node, path: &Path, found: &mut Findings) {
+    match &node.kind {
+        Kind::Map(entries) => {
+            for entry in entries {
+                within(&entry.value, &path.join(&entry.key), found);
+            }
+        }
+        Kind::List(items) => {
+            for (index, item) in items.iter().enumerate() {
+                within(item, &path.index(index), found);
+            }
+        }
+        Kind::Scalar(scalar) => {
+            let Ok(number) = scalar.text.parse::<f64>() else {
+                return;
+            };
+            let (low, high) = Schema::get().bounds(path);
+            let message = match (low, high) {
+                (Some(low), Some(high)) if number < low || number > high => {
+                    format!("{} is outside {low} to {high}", scalar.text)
+                }
+                (Some(low), None) if number < low => format!("{} is below {low}", scalar.text),
+                (None, Some(high)) if number > high => format!("{} is above {high}", scalar.text),
+                _ => return,
+            };
+            found.0.push(Finding {
+                fatal: true,
+                problem: Problem {
+                    message,
+                    path: path.clone(),
+                    origin: Some(node.origin.clone()),
+                    help: None,
+                },
+                other: None,
+            });
+        }
+        Kind::Null | Kind::Removed => {}
+    }
 }
 
 /// Checks what settings refer to: certificates, keys, and whether each reporter can be built.
@@ -126,6 +182,7 @@ impl Findings {
                 origin: None,
                 help,
             },
+            other: None,
         });
     }
 }
@@ -167,7 +224,14 @@ fn listeners(config: &Config, found: &mut Findings) {
     for (index, (path, listen)) in taken.iter().enumerate() {
         let mut earlier = taken.iter().take(index);
         if let Some((other, _)) = earlier.find(|(_, a)| collide(a, listen)) {
-            found.error(path, format!("{listen} is taken by `{other}`"), None);
+            found.error(
+                path,
+                format!("`{other}` and `{path}` both listen on port {}", listen.port),
+                None,
+            );
+            if let Some(last) = found.0.last_mut() {
+                last.other = Some(Path::parse(other));
+            }
         }
     }
     if let Some(app) = &config.app
@@ -240,5 +304,45 @@ fn names(config: &Config, found: &mut Findings) {
                 );
             }
         }
+    }
+}
+
+/// Numbers whose type allows what makes no sense.
+fn numbers(config: &Config, found: &mut Findings) {
+    let limits = &config.limits;
+    for (path, value) in [
+        ("limits.headers", limits.headers),
+        ("limits.connections", limits.connections),
+        ("limits.requests", limits.requests),
+        ("limits.upstream_connections", limits.upstream_connections),
+        ("limits.http2_streams", limits.http2_streams as usize),
+    ] {
+        if value == 0 {
+            found.error(path, "0 would refuse everything".to_owned(), None);
+        }
+    }
+    if limits.head_size.0 < 1024 {
+        found.error(
+            "limits.head_size",
+            format!("{} is too small for usual requests", limits.head_size),
+            Some("write at least 1KiB".to_owned()),
+        );
+    }
+    if config.inbound.trust.max_forced_per_second < 0.0 {
+        found.error(
+            "inbound.trust.max_forced_per_second",
+            "a rate is not negative".to_owned(),
+            Some("0 means no cap".to_owned()),
+        );
+    }
+    if usize::from(config.workers) > MAX_WORKERS {
+        found.error(
+            "workers",
+            format!(
+                "{} threads are more than the {MAX_WORKERS} allowed",
+                config.workers
+            ),
+            None,
+        );
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn read(env: &BTreeMap<String, String>) -> (Vec<Assignment>, Vec<Prob
         let Some(rest) = name.strip_prefix(PREFIX) else {
             continue;
         };
-        if text.is_empty() || name == FILE || is_service_link(rest) {
+        if text.is_empty() || name == FILE || is_service_link(rest) || is_for_tests(rest) {
             continue;
         }
         let origin = Origin::Env(name.clone());
@@ -149,6 +149,11 @@ fn is_service_link(rest: &str) -> bool {
         || rest == "SERVICE_HOST"
         || rest == "SERVICE_PORT"
         || rest.starts_with("SERVICE_PORT_")
+}
+
+/// Switches of the test suite, which starts this program too.
+fn is_for_tests(rest: &str) -> bool {
+    rest.starts_with("TEST_") || rest.starts_with("FUZZ_")
 }
 
 fn value(text: &str, shape: Shape, origin: &Origin) -> Node {
@@ -250,6 +255,7 @@ mod tests {
             ("PILLION_PORT_15690_TCP_ADDR", "10.0.0.1"),
             ("PILLION_PORT", "tcp://10.0.0.1:80"),
             ("PILLION_CONFIG", "x.yaml"),
+            ("PILLION_TEST_REQUIRE", "1"),
             ("PILLION_APP", ""),
         ] {
             assert_eq!(read(&env(name, value)), (vec![], vec![]), "{name}");

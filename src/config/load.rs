@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::config::check;
+use crate::config::check::Finding;
 use crate::config::decode::decode;
 use crate::config::env;
 use crate::config::env::Assignment;
@@ -74,6 +75,11 @@ impl Sources {
         let file = file.or_else(|| named.map(PathBuf::from));
         Self { file, env, flags }
     }
+
+    /// True when there is a file, a flag or a `PILLION_*` variable that sets anything.
+    pub fn has_settings(&self) -> bool {
+        self.file.is_some() || !self.flags.is_empty() || !env::read(&self.env).0.is_empty()
+    }
 }
 
 impl Loaded {
@@ -84,7 +90,7 @@ impl Loaded {
     pub fn check_materials(&self) -> Result<(), ConfigErrors> {
         let problems: Vec<Problem> = check::materials(&self.config)
             .into_iter()
-            .map(|finding| place(&self.tree, finding.problem))
+            .filter_map(|finding| place(&self.tree, finding))
             .collect();
         if problems.is_empty() {
             return Ok(());
@@ -165,13 +171,14 @@ pub(crate) fn load_text(sources: &Sources, text: Option<String>) -> Result<Loade
         let node = Node::empty(Origin::Derived(why));
         decoded.tree.set(&Path::parse("sampling").0, node);
     }
-    let mut findings = check::check(&config);
-    findings.retain(|finding| !follows(&decoded.tree, &finding.problem.path));
-    for finding in findings {
-        let problem = place(&decoded.tree, finding.problem);
-        match finding.fatal {
-            true => problems.push(problem),
-            false => warnings.push(problem),
+    let out_of_bounds = check::bounds(&decoded.tree);
+    problems.extend(out_of_bounds.into_iter().map(|finding| finding.problem));
+    for finding in check::check(&config) {
+        let fatal = finding.fatal;
+        match place(&decoded.tree, finding) {
+            Some(problem) if fatal => problems.push(problem),
+            Some(problem) => warnings.push(problem),
+            None => {}
         }
     }
     if !problems.is_empty() {
@@ -255,8 +262,8 @@ fn point_home(problem: &mut Problem) {
     }
 }
 
-/// True when the value that a finding is about was wrong and its default is what was checked.
-fn follows(tree: &Node, path: &Path) -> bool {
+/// True when the value at a path, or one that it is part of, was passed over.
+fn is_removed(tree: &Node, path: &Path) -> bool {
     let mut node = tree;
     for step in &path.0 {
         let next = Path(vec![step.clone()]);
@@ -269,13 +276,25 @@ fn follows(tree: &Node, path: &Path) -> bool {
     false
 }
 
-/// Finds out where the value at the problem's path was written.
-fn place(tree: &Node, mut problem: Problem) -> Problem {
+/// Finds out where the value that a finding is about was written. `None` when that value was wrong and its default is
+/// what was checked: the mistake has been reported already.
+fn place(tree: &Node, finding: Finding) -> Option<Problem> {
+    let mut problem = finding.problem;
     problem.path = written(tree, &problem.path);
-    if problem.origin.is_none() {
-        problem.origin = tree.origin_of(&problem.path).cloned();
+    let other = finding.other.map(|other| written(tree, &other));
+    let follows = |path: &Path| is_removed(tree, path);
+    if follows(&problem.path) || other.as_ref().is_some_and(follows) {
+        return None;
     }
-    problem
+    if let Some(other) = other
+        && tree.at(&problem.path).is_none()
+    {
+        problem.path = other;
+    }
+    problem.origin = problem
+        .origin
+        .or_else(|| tree.origin_of(&problem.path).cloned());
+    Some(problem)
 }
 
 /// List indices of decoded values count what was kept; the user counts what is written.
@@ -311,3 +330,6 @@ impl From<YamlError> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,8 @@ impl Printer<'_> {
         for step in &path.0 {
             match node.at(&Path(vec![step.clone()])) {
                 Some(child) if child.kind != Kind::Null => node = child,
-                _ if matches!(step, Step::Index(_)) || is_scalar(node) => break,
+                // `[a, b]` from one variable, or a list that was merged into one value.
+                _ if matches!(step, Step::Index(_)) => break,
                 _ if matches!(node.origin, Origin::Derived(_)) => break,
                 _ => return "default".to_owned(),
             }

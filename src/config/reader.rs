@@ -334,10 +334,14 @@ impl<'de> serde::Deserializer<'de> for Decoder<'_> {
             Kind::Null => visitor.visit_seq(ListReader {
                 items: [].iter().enumerate(),
             }),
-            Kind::Scalar(scalar) => Err(DecodeError::expected("a list", self.node).help(format!(
-                "write [{}]",
-                scalar.template.as_ref().unwrap_or(&scalar.text)
-            ))),
+            Kind::Scalar(scalar) => {
+                let text = scalar.template.as_ref().unwrap_or(&scalar.text);
+                let error = DecodeError::expected("a list", self.node);
+                Err(match text.starts_with('[') {
+                    true => error,
+                    false => error.help(format!("write [{text}]")),
+                })
+            }
             _ => Err(DecodeError::expected("a list", self.node)
                 .help("each element of a list starts with `- `".to_owned())),
         }

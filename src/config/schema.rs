@@ -103,6 +103,12 @@ impl Schema {
         Some(self.shape_of(self.find(path, |_| ())?))
     }
 
+    /// The least and the greatest number that can be written at a path.
+    pub(crate) fn bounds(&self, path: &Path) -> (Option<f64>, Option<f64>) {
+        let bound = |name: &str| self.inner(self.find(&path.0, |_| ())?).get(name)?.as_f64();
+        (bound("minimum"), bound("maximum"))
+    }
+
     /// The documentation of the innermost key on the way to `path` that says how a change takes effect.
     pub(crate) fn reload(&self, path: &Path) -> Reload {
         let mut class = None;

@@ -345,3 +345,15 @@ fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
     }
     pillion(&["print-config", "-c", name]).assert().code(0);
 }
+
+#[test]
+fn without_arguments_only_a_setting_in_the_environment_starts_anything() {
+    for (name, value, code) in [
+        ("PILLION_SERVICE_HOST", "10.0.0.1", 2),
+        ("PILLION_TEST_REQUIRE", "1", 2),
+        ("PILLION_WORKERS", "many", 78),
+        ("PILLION_CONFIG", "/nowhere.yaml", 78),
+    ] {
+        pillion(&[]).env(name, value).assert().code(code);
+    }
+}
