@@ -6,12 +6,22 @@
 
 mod admin;
 mod build;
+mod demo;
+mod exec;
 mod ledger;
 mod run;
 mod sampling;
 mod systemd;
 mod worker;
 
+pub use demo::DemoError;
+pub use demo::DemoOptions;
+pub use demo::Sidecar;
+pub use demo::demo;
+pub use demo::demo_service;
+pub use demo::demo_sidecar;
+pub use exec::ExecError;
+pub use exec::exec;
 pub use run::RunError;
 pub use run::Running;
 pub use run::run;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
@@ -100,6 +101,7 @@ pub struct Running {
     sampling: Mutex<Sampling>,
     /// Where each listener really listens, in the order of configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
+    admin_address: OnceLock<SocketAddr>,
 }
 
 /// Runs a proxy until a signal or `/quitquitquit` ends it.
@@ -167,7 +169,7 @@ async fn wait_for_end(
 }
 
 /// Puts a configuration that was loaded again to work, or says why not.
-fn apply(running: &Running, control: &Control, event: Event) {
+pub(super) fn apply(running: &Running, control: &Control, event: Event) {
     let answer = match &event.outcome {
         Ok(loaded) => running
             .apply(loaded, &control.logs)
@@ -248,6 +250,7 @@ impl Running {
             resource,
             cancel,
             config: Mutex::new(config),
+            admin_address: OnceLock::new(),
         });
         running.start_workers(workers, bound)?;
         running.start_tasks();
@@ -291,7 +294,9 @@ impl Running {
         build: Build,
     ) -> Result<(), RunError> {
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        info!(address = %socket.local_addr()?, role = "admin", "listening");
+        let address = socket.local_addr()?;
+        let address = self.admin_address.get_or_init(|| address);
+        info!(%address, role = "admin", "listening");
         let hooks = hooks(self, control, build);
         let (config, view) = {
             let config = self.config.lock();
@@ -388,6 +393,11 @@ impl Running {
         let changes = diff(&current, &config).to_string();
         *current = config;
         Ok(changes)
+    }
+
+    /// Where the admin port really listens; `None` when it is off.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address.get().copied()
     }
 
     /// Every metric as Prometheus text, the ledger exact.

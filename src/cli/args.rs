@@ -1,5 +1,6 @@
 //! The command line as types.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -52,11 +53,20 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Starts a program with the proxy beside it and stops with it
     ///
-    /// The program gets HTTP_PROXY, http_proxy and NO_PROXY, so that most HTTP clients send through the proxy. Signals
-    /// are passed on to it, and its exit status becomes that of pillion.
+    /// The program gets HTTP_PROXY, and HTTPS_PROXY unless it is set, so that most HTTP clients send through the
+    /// proxy; https:// calls pass unread, as one span a connection. NO_PROXY gains the ports of pillion and the
+    /// collectors. SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on, and the exit status is the
+    /// program's: 128 and the signal's number when a signal ended it, 127 when it was not found, 126 when it cannot
+    /// be executed. Without --app only outgoing requests are traced.
     Exec(ExecArgs),
     /// Starts three small services, each behind a proxy, and a page with their traces
     Demo(DemoArgs),
+    /// A service of the demo
+    #[command(hide = true)]
+    DemoService(DemoServiceArgs),
+    /// A sidecar of the demo
+    #[command(hide = true)]
+    DemoSidecar(DemoSidecarArgs),
     /// Checks the configuration and reports every mistake with its line and column
     Validate(ValidateArgs),
     /// Prints the configuration in effect and where each value came from
@@ -116,9 +126,28 @@ pub struct DemoArgs {
     /// Keep this many requests a second coming
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub load: u32,
-    /// Port of the page with the traces; 0 takes any free one
-    #[arg(long, value_name = "PORT", default_value_t = 15690)]
-    pub port: u16,
+    /// Port of the page with the traces [default: 15690, or a free one when that is taken]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+/// Where the page of the demo is unless told otherwise: where the page of a sidecar is.
+pub(crate) const DEMO_PORT: u16 = 15690;
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoServiceArgs {
+    /// Which one: hello, formatter or publisher
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoSidecarArgs {
+    /// The service beside it
+    pub(crate) service: String,
+    /// Where that listens
+    pub(crate) app: SocketAddr,
+    /// Where spans go
+    pub(crate) collector: SocketAddr,
 }
 
 #[derive(Debug, Args)]

@@ -92,9 +92,11 @@ fn dispatch(line: CommandLine) -> Exit {
             }
         }
         Some(Command::Exec(args)) => with_materials(args.settings.or(outer), |loaded, sources| {
-            start::exec(loaded, sources, args.program)
+            start::exec(loaded, sources, &args.program)
         }),
-        Some(Command::Demo(args)) => start::demo(args),
+        Some(Command::Demo(args)) => start::demo(&args),
+        Some(Command::DemoService(args)) => start::demo_service(&args),
+        Some(Command::DemoSidecar(args)) => start::demo_sidecar(args),
         Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
         Some(Command::Schema { yaml: true }) => print(&config::reference()),

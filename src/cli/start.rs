@@ -3,8 +3,14 @@
 use std::ffi::OsString;
 
 use crate::app;
+use crate::app::DemoError;
+use crate::app::DemoOptions;
+use crate::app::Sidecar;
 use crate::cli::Exit;
+use crate::cli::args::DEMO_PORT;
 use crate::cli::args::DemoArgs;
+use crate::cli::args::DemoServiceArgs;
+use crate::cli::args::DemoSidecarArgs;
 use crate::cli::version;
 use crate::config::Loaded;
 use crate::config::Sources;
@@ -35,13 +41,48 @@ impl std::fmt::Display for Causes<'_> {
 }
 
 /// `exec`: the proxy beside a program; the program's own status is the answer.
-pub(crate) fn exec(_loaded: Loaded, _sources: Sources, _program: Vec<OsString>) -> Exit {
-    crate::cli::complain("the data path is not wired up yet");
-    Exit::Failure
+pub(crate) fn exec(loaded: Loaded, sources: Sources, program: &[OsString]) -> Exit {
+    match app::exec(loaded, sources, version::build(), program) {
+        Ok(status) => Exit::Program(status),
+        Err(error) => {
+            crate::cli::complain(&format!("error: {error}{}", Causes(&error)));
+            Exit::Program(error.status())
+        }
+    }
 }
 
 /// `demo`: three services, their proxies and the page.
-pub(crate) fn demo(_args: DemoArgs) -> Exit {
-    crate::cli::complain("the demo is not wired up yet");
-    Exit::Failure
+pub(crate) fn demo(args: &DemoArgs) -> Exit {
+    let options = DemoOptions {
+        duration: args.duration.map(|duration| duration.0),
+        load: args.load,
+        port: args.port.unwrap_or(DEMO_PORT),
+        any_port: args.port.is_none(),
+    };
+    ended(app::demo(&options, version::build()))
+}
+
+/// One process of the demo.
+pub(crate) fn demo_service(args: &DemoServiceArgs) -> Exit {
+    ended(app::demo_service(&args.name))
+}
+
+/// One process of the demo.
+pub(crate) fn demo_sidecar(args: DemoSidecarArgs) -> Exit {
+    let sidecar = Sidecar {
+        service: args.service,
+        app: args.app,
+        collector: args.collector,
+    };
+    ended(app::demo_sidecar(&sidecar))
+}
+
+fn ended(result: Result<(), DemoError>) -> Exit {
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            crate::cli::complain(&format!("error: {error}{}", Causes(&error)));
+            Exit::Failure
+        }
+    }
 }

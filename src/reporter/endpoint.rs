@@ -11,6 +11,8 @@ use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 
+use crate::model::HostPort;
+
 /// An absolute `http://` or `https://` URL without credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint(Uri);
@@ -52,6 +54,11 @@ impl Endpoint {
     pub fn port(&self) -> u16 {
         let default = if self.is_tls() { 443 } else { 80 };
         self.0.port_u16().unwrap_or(default)
+    }
+
+    /// Host and port.
+    pub(super) fn host_port(&self) -> HostPort {
+        HostPort::new(self.host(), self.port())
     }
 
     /// The URL with this path if it has none of its own, and with this query if it has none.

@@ -15,6 +15,7 @@ use crate::codec::thrift;
 use crate::codec::thrift::BatchRef;
 use crate::codec::thrift::Protocol;
 use crate::model::ByteSize;
+use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::Resource;
 use crate::model::Secret;
@@ -117,26 +118,16 @@ impl Settings for Config {
         &self.queue
     }
 
-    fn collector(&self) -> Option<String> {
-        Some(
-            self.endpoint
-                .as_ref()
-                .map_or("localhost", Endpoint::host)
-                .to_owned(),
-        )
-    }
-
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
 
+    fn collector(&self) -> Option<HostPort> {
+        Some(self.endpoint().ok()?.host_port())
+    }
+
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => DEFAULT_ENDPOINT
-                .parse()
-                .map_err(|error| BuildError::Client(Box::new(error)))?,
-        };
+        let endpoint = self.endpoint()?;
         let mut headers = header_map(&self.headers)?;
         if let Some(authorization) = self.authorization()? {
             let value = header_value(&authorization);
@@ -159,6 +150,15 @@ impl Settings for Config {
 const DEFAULT_ENDPOINT: &str = "http://localhost:14268";
 
 impl Config {
+    fn endpoint(&self) -> Result<Endpoint, BuildError> {
+        match &self.endpoint {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => DEFAULT_ENDPOINT
+                .parse()
+                .map_err(|error| BuildError::Client(Box::new(error))),
+        }
+    }
+
     fn authorization(&self) -> Result<Option<Secret>, BuildError> {
         match (&self.basic_auth, &self.bearer_token) {
             (Some(_), Some(_)) => Err(BuildError::Conflict(

@@ -102,15 +102,6 @@ impl Settings for Config {
         &self.queue
     }
 
-    fn collector(&self) -> Option<String> {
-        Some(
-            self.endpoint
-                .as_ref()
-                .map_or("localhost", |endpoint| &endpoint.host)
-                .to_owned(),
-        )
-    }
-
     /// Only for names that do not resolve: then nothing was sent. What was sent is never sent again.
     fn retry(&self) -> retry::Config {
         retry::Config {
@@ -119,22 +110,33 @@ impl Settings for Config {
         }
     }
 
+    fn collector(&self) -> Option<HostPort> {
+        Some(self.agent())
+    }
+
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
-        let (protocol, port) = match self.protocol {
-            Protocol::Compact => (thrift::Protocol::Compact, 6831),
-            Protocol::Binary => (thrift::Protocol::Binary, 6832),
-        };
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => HostPort::new("localhost", port),
+        let protocol = match self.protocol {
+            Protocol::Compact => thrift::Protocol::Compact,
+            Protocol::Binary => thrift::Protocol::Binary,
         };
         Ok(Box::new(JaegerUdp {
-            endpoint,
+            endpoint: self.agent(),
             protocol,
             max_packet: self.max_packet_size.as_usize().clamp(512, MAX_PACKET),
             socket: None,
             sequence: 0,
         }))
+    }
+}
+
+impl Config {
+    fn agent(&self) -> HostPort {
+        let port = match self.protocol {
+            Protocol::Compact => 6831,
+            Protocol::Binary => 6832,
+        };
+        let configured = self.endpoint.clone();
+        configured.unwrap_or_else(|| HostPort::new("localhost", port))
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::model::HostPort;
 use crate::model::Span;
 use crate::model::Text;
 use crate::reporter::ledger::Ledger;
@@ -59,8 +60,8 @@ trait Settings {
 
     fn queue(&self) -> &queue::Config;
 
-    /// The host that spans go to: its sampling strategies are the ones to follow. `None`: no collector.
-    fn collector(&self) -> Option<String> {
+    /// Where spans go; the strategies of this host are the ones to follow. `None`: no collector.
+    fn collector(&self) -> Option<HostPort> {
         None
     }
 
@@ -105,8 +106,8 @@ macro_rules! reporters {
                 match self { $(Self::$variant(_) => $name,)+ }
             }
 
-            /// The host that spans go to; `None` when they go to no collector.
-            pub fn collector(&self) -> Option<String> {
+            /// The collector or agent that spans go to; `None` when they stay on this machine's streams.
+            pub fn collector(&self) -> Option<HostPort> {
                 match self { $(Self::$variant(config) => config.collector(),)+ }
             }
 

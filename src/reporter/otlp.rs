@@ -14,6 +14,7 @@ use prost::Message;
 use crate::codec::otlp;
 use crate::codec::otlp::message::ExportTraceServiceResponse;
 use crate::model::ByteSize;
+use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::Secret;
 use crate::model::Span;
@@ -126,17 +127,12 @@ impl Settings for Config {
         &self.queue
     }
 
-    fn collector(&self) -> Option<String> {
-        Some(
-            self.endpoint
-                .as_ref()
-                .map_or("localhost", Endpoint::host)
-                .to_owned(),
-        )
-    }
-
     fn retry(&self) -> retry::Config {
         self.retry.clone()
+    }
+
+    fn collector(&self) -> Option<HostPort> {
+        Some(self.endpoint().ok()?.host_port())
     }
 
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {

@@ -13,6 +13,8 @@ mod config_files;
 mod deploy;
 mod docs;
 mod fidelity;
+mod demo;
+mod exec;
 mod fuzz_corpus;
 mod layers;
 mod ledger;

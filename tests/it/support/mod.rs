@@ -5,7 +5,10 @@
 pub(crate) mod collector;
 pub(crate) mod http;
 pub(crate) mod jaeger;
+pub(crate) mod otlp;
+pub(crate) mod pillion;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod skip;
 pub(crate) mod spans;
+pub(crate) mod upstream;
