@@ -26,6 +26,7 @@ mod jaeger;
 mod opencensus;
 mod ottrace;
 mod propagator;
+mod skywalking;
 mod tracecontext;
 mod wire;
 mod xray;
@@ -47,6 +48,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &google::Google,
     &opencensus::OpenCensus,
     &ottrace::OtTrace,
+    &skywalking::SkyWalking,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

@@ -27,6 +27,7 @@ mod jaeger;
 mod opencensus;
 mod ottrace;
 mod propagator;
+mod skywalking;
 mod start;
 mod tracecontext;
 mod xray;
