@@ -20,6 +20,7 @@ use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::net::tls::TlsError;
+use crate::propagation::Caller;
 use crate::propagation::Propagator;
 use crate::proxy::listener::Listener;
 use crate::proxy::listener::Role;
@@ -135,6 +136,21 @@ pub(super) fn resource(config: &Config) -> Arc<Resource> {
     })
 }
 
+/// What formats call us that name the caller.
+fn caller(resource: &Resource) -> Caller {
+    let instance = resource
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key == "service.instance.id")
+        .and_then(|attribute| attribute.value.as_str());
+    let service = Some(resource.service.as_str()).filter(|service| !service.is_empty());
+    let unknown = Caller::default();
+    Caller {
+        service: service.map_or(unknown.service, Text::new),
+        instance: instance.map_or(unknown.instance, Text::new),
+    }
+}
+
 /// The sampler that the settings describe.
 pub(super) fn sampler(config: &Config) -> sampling::Built {
     sampling::build(&config.sampling, service(config), &Client::plain())
@@ -150,7 +166,7 @@ pub(super) fn snapshot(
     let conventions = Conventions::new(&config.spans, &lasting.metrics)?;
     let tracer = config.spans.enabled.then(|| {
         Arc::new(Tracer {
-            propagator: Propagator::new(&config.propagation),
+            propagator: Propagator::new(&config.propagation).with_caller(caller(&resource)),
             sampler,
             sink: lasting.sink.clone(),
             resource,

@@ -5,6 +5,7 @@ pub mod jaeger_json;
 pub mod json_span;
 mod limits;
 pub mod otlp;
+pub mod skywalking;
 pub mod thrift;
 
 pub use limits::{DecodeError, Decoded, Limits};

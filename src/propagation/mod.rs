@@ -17,6 +17,7 @@ use crate::model::TraceId;
 mod b3;
 mod b3multi;
 mod baggage;
+mod caller;
 mod config;
 mod datadog;
 mod google;
@@ -25,10 +26,12 @@ mod jaeger;
 mod opencensus;
 mod ottrace;
 mod propagator;
+mod skywalking;
 mod tracecontext;
 mod wire;
 mod xray;
 
+pub use caller::Caller;
 pub use config::{Config, Name, UnknownFormat};
 pub use items::Items;
 pub use propagator::{Extraction, FormatList, Propagator};
@@ -45,6 +48,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &google::Google,
     &opencensus::OpenCensus,
     &ottrace::OtTrace,
+    &skywalking::SkyWalking,
 ];
 
 /// One wire form of trace context, of baggage, or of both.
@@ -91,6 +95,16 @@ pub trait Format: Sync {
     /// Writes ids and decision, replacing every header of [`Format::writes`]. `Defer` is written as absent where the
     /// format has a word for it, else as not sampled: decide first.
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap);
+
+    /// Like [`Format::inject`], for formats that name the caller.
+    fn inject_by(&self, _caller: &Caller, context: &SpanContext, headers: &mut HeaderMap) {
+        self.inject(context, headers);
+    }
+
+    /// True when written headers name the operation through which the request came in.
+    fn names_endpoint(&self) -> bool {
+        false
+    }
 
     /// Writes the items that `headers` lack; what is already there stays byte for byte.
     fn inject_baggage(&self, _items: &[BaggageItem], _headers: &mut HeaderMap) {}

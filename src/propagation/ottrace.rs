@@ -85,7 +85,7 @@ impl Format for OtTrace {
             SamplingState::Accept | SamplingState::Debug => b"true",
             SamplingState::Reject => b"false",
             SamplingState::Defer => {
-                headers.remove(&SAMPLED);
+                wire::remove(&SAMPLED, headers);
                 return;
             }
         };

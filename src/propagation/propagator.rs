@@ -12,6 +12,7 @@ use crate::model::Baggage;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::net::headers::remove_in_order;
+use crate::propagation::Caller;
 use crate::propagation::Config;
 use crate::propagation::Extracted;
 use crate::propagation::Format;
@@ -50,6 +51,8 @@ pub struct Propagator {
     stale: Vec<&'static HeaderName>,
     /// First letters of the header names that any configured format reads: one look rules out most headers.
     letters: [bool; 128],
+    caller: Caller,
+    names_endpoint: bool,
 }
 
 impl Propagator {
@@ -71,13 +74,26 @@ impl Propagator {
         }
         let letters = first_letters(&all);
         Self {
+            names_endpoint: inject.iter().any(|format| format.names_endpoint()),
             extract,
             inject,
             all,
             writes,
             stale,
             letters,
+            caller: Caller::default(),
         }
+    }
+
+    /// Under this name formats write that name the caller.
+    pub fn with_caller(mut self, caller: Caller) -> Self {
+        self.caller = caller;
+        self
+    }
+
+    /// True when a written format wants to know the operation through which a request came in.
+    pub fn names_endpoint(&self) -> bool {
+        self.names_endpoint
     }
 
     /// Reads everything the headers say about the trace. Costs one pass over the names when there is nothing to read.
@@ -118,7 +134,7 @@ impl Propagator {
             remove_in_order(headers, |name| self.stale.contains(&name));
         }
         for format in &self.inject {
-            format.inject(context, headers);
+            format.inject_by(&self.caller, context, headers);
         }
         if context.baggage.is_empty() {
             return;

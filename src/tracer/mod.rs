@@ -21,6 +21,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::codec::skywalking;
 use crate::model::Attribute;
 use crate::model::Baggage;
 use crate::model::ByteSize;
@@ -163,6 +164,22 @@ impl Tracer {
     ///
     /// `operation` is the span name, which is also what samplers key on. A foreign context is handled as `policy` says.
     pub fn start_server(
+        self: &Arc<Self>,
+        extraction: &Extraction,
+        policy: Policy,
+        operation: Text,
+        start: Instant,
+    ) -> ActiveSpan {
+        if !self.propagator.names_endpoint() {
+            return self.server(extraction, policy, operation, start);
+        }
+        let endpoint = [(skywalking::ENDPOINT, operation.clone())].into_iter();
+        let mut span = self.server(extraction, policy, operation, start);
+        span.context.carried = span.context.carried.and(&endpoint.collect());
+        span
+    }
+
+    fn server(
         self: &Arc<Self>,
         extraction: &Extraction,
         policy: Policy,

@@ -27,6 +27,7 @@ mod jaeger;
 mod opencensus;
 mod ottrace;
 mod propagator;
+mod skywalking;
 mod start;
 mod tracecontext;
 mod xray;
@@ -302,11 +303,18 @@ fn headers_written_by_real_propagators_are_understood() {
         }
         let mut written = HeaderMap::new();
         format.inject(&parent, &mut written);
-        let read_back = format.extract(&written).unwrap().unwrap();
-        assert_eq!(read_back, Found::Parent(parent), "{what}");
+        let Ok(Some(Found::Parent(mut read_back))) = format.extract(&written) else {
+            panic!("{what}: {written:?}");
+        };
+        if name == "skywalking" {
+            // The caller is another now.
+            read_back.span_id = parent.span_id;
+            read_back.carried = parent.carried.clone();
+        }
+        assert_eq!(read_back, parent, "{what}");
     }
     assert!(
-        n_checked >= 30,
+        n_checked >= 48,
         "{n_checked} vectors were found for the formats here"
     );
 }
@@ -389,6 +397,10 @@ proptest! {
             }
             prop_assert_eq!(read.trace_id.low(), context.trace_id.low(), "{}", format.name());
             prop_assert_eq!(read.span_id, context.span_id, "{}", format.name());
+            if format.name() == "cat" {
+                prop_assert_eq!(read.state, SamplingState::Defer, "no word for the decision");
+                continue;
+            }
             let is_sampled = read.state.is_sampled();
             prop_assert_eq!(is_sampled, context.state.is_sampled(), "{}", format.name());
             let has_a_word_for_debug = ["b3", "b3multi", "jaeger"].contains(&format.name());
