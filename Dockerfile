@@ -30,7 +30,6 @@ ARG PILLION_COMMIT=
 LABEL org.opencontainers.image.title="pillion" \
       org.opencontainers.image.description="A tracing sidecar proxy: spans, propagation, sampling and linking for unmodified services" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.source="https://github.com/pillion-proxy/pillion" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${PILLION_COMMIT}"
 COPY --from=build /src/target/release/pillion /pillion
