@@ -161,12 +161,14 @@ async fn curl_in_every_way_it_speaks() {
             *version,
             "{args:?} {span:?}"
         );
+        let tunnel = args.contains(&"-p");
+        // A tunnel's answers are not ours to read.
+        let status = if tunnel { "" } else { "200" };
         assert_eq!(
             span.attribute("http.response.status_code"),
-            "200",
+            status,
             "{args:?}"
         );
-        let tunnel = args.contains(&"-p");
         let header = answer["headers"]["traceparent"].as_str();
         let expected = (!tunnel).then(|| format!("00-{}-{}-03", span.trace_id, span.span_id));
         assert_eq!(header, expected.as_deref(), "{args:?}");
