@@ -194,15 +194,9 @@ impl App {
             args,
             &[variables, &[("PORT", &port.to_string())]].concat(),
         );
-        let deadline = Instant::now() + LIMIT;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(!process.has_ended(), "{file} ended\n{}", process.stderr());
-            assert!(
-                Instant::now() < deadline,
-                "{file} does not listen\n{}",
-                process.stderr()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::select! {
+            () = listening(port) => {}
+            () = ended(&mut process) => panic!("{file} ended\n{}", process.stderr()),
         }
         Self { process }
     }
@@ -213,6 +207,43 @@ impl App {
     }
 }
 
+/// Waits until something listens on the port.
+pub(crate) async fn listening(port: u16) {
+    let deadline = Instant::now() + LIMIT;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on {port}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn ended(process: &mut Pillion) {
+    while !process.has_ended() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Starts a program of `tests/interop/apps` with `pillion exec` and these arguments.
+pub(crate) fn exec(
+    runtime: &Runtime,
+    args: &[&str],
+    file: &str,
+    variables: &[(&str, String)],
+) -> Pillion {
+    let program = command_of(runtime, file);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    scrub(&mut command);
+    command.arg("exec").args(args);
+    command.args([
+        "--outbound=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        "--log-format=json",
+        "--",
+    ]);
+    command.arg(program.get_program()).args(program.get_args());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    Pillion::spawn(command)
+}
+
 /// Starts a program of `tests/interop/apps` with its streams read.
 pub(crate) fn run(
     runtime: &Runtime,
@@ -220,20 +251,24 @@ pub(crate) fn run(
     args: &[&str],
     variables: &[(&str, &str)],
 ) -> Pillion {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/interop/apps")
-        .join(file);
-    let mut command = match runtime {
-        Runtime::Python(python) => Command::new(python),
-        Runtime::Node => Command::new("node"),
-    };
+    let mut command = command_of(runtime, file);
     scrub(&mut command);
     if let (Runtime::Node, Some(tools)) = (runtime, jaeger::tools()) {
         command.env("NODE_PATH", tools.join("node/node_modules"));
     }
-    command.arg(path).args(args).env("PYTHONUNBUFFERED", "1");
+    command.args(args).env("PYTHONUNBUFFERED", "1");
     command.envs(variables.iter().copied());
     Pillion::spawn(command)
+}
+
+fn command_of(runtime: &Runtime, file: &str) -> Command {
+    let apps = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop/apps");
+    let mut command = match runtime {
+        Runtime::Python(python) => Command::new(python),
+        Runtime::Node => Command::new("node"),
+    };
+    command.arg(apps.join(file));
+    command
 }
 
 /// Runs a command to its end; what it printed. Fails when it fails.
