@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::support::apps;
 use crate::support::collector::Collector;
 use crate::support::collector::Reply;
 use crate::support::collector::Speaks;
@@ -140,6 +141,25 @@ fn signals_are_passed_on() {
         let status = pillion.wait();
         assert_eq!(status.code(), Some(9), "{name}\n{}", pillion.stderr());
     }
+}
+
+#[test]
+fn ctrl_c_in_a_terminal_reaches_the_program_once() {
+    let Some(python) = apps::python() else {
+        return;
+    };
+    let program = "n=0; trap 'n=$((n+1)); echo interrupted $n' INT; echo ready; for i in 1 2 3 4 5; do sleep 0.1; done; exit 6";
+    let pillion = env!("CARGO_BIN_EXE_pillion");
+    let quiet = ["--log-level=error", "--", "bash", "-c", program];
+    let args = [&[pillion][..], &EXEC[..3], &quiet].concat();
+    let mut terminal = apps::run(&python, "terminal.py", &args, &[]);
+    assert!(terminal.wait().success(), "{}", terminal.stderr());
+    let printed = terminal.stdout();
+    assert!(
+        printed.contains("interrupted 1") && !printed.contains("interrupted 2"),
+        "{printed}"
+    );
+    assert!(printed.contains("status 6"), "{printed}");
 }
 
 #[test]

@@ -32,6 +32,16 @@ pub(crate) async fn get(port: u16, path: &str) -> io::Result<Answer> {
     .await
 }
 
+/// [`get`] with further header lines.
+pub(crate) async fn get_with(port: u16, path: &str, headers: &[&str]) -> io::Result<Answer> {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    exchange(
+        port,
+        format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{lines}\r\n").as_bytes(),
+    )
+    .await
+}
+
 /// POST to a local port.
 pub(crate) async fn post(
     port: u16,

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod apps;
 pub(crate) mod collector;
+pub(crate) mod echo;
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod otlp;

@@ -169,6 +169,11 @@ impl Pillion {
         status
     }
 
+    /// True when the process is gone.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGTERM, then the end, which must be clean.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::TERM);
