@@ -1,0 +1,5 @@
+//! stub
+
+pub(super) fn count() -> usize {
+    0
+}
