@@ -120,6 +120,9 @@ async fn forward(
     exchange: &mut Exchange,
 ) -> Result<Answer, ProxyError> {
     guard::check(&request)?;
+    if request.headers().len() > conn.snapshot.limits.headers {
+        return Err(Refusal::TooManyFields.into());
+    }
     let upgrading = headers::wants_upgrade(&request);
     if request.method() == Method::CONNECT && !upgrading {
         let (response, pending) = tunnel::connect(conn, request, exchange).await?;

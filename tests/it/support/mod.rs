@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod collector;
+pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod otlp;
