@@ -10,9 +10,10 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::StatusCode;
 use http::Version;
 use http::header;
+use http::response::Parts;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -40,6 +41,7 @@ pub struct Progress {
     bytes: AtomicU64,
     ended: AtomicBool,
     too_large: AtomicBool,
+    broken: AtomicBool,
 }
 
 /// A response body on its way downstream. Ending or dropping it ends the exchange.
@@ -75,6 +77,11 @@ impl Progress {
     /// True when the body was cut because of its size.
     pub fn too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// True when the caller did not send all of it, or nothing that can be understood.
+    pub fn broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 }
 
@@ -149,7 +156,12 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                if let Some(progress) = &this.progress {
+                    progress.broken.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(Err(error.into())))
+            }
             None => {
                 if let Some(progress) = &this.progress {
                     progress.ended.store(true, Ordering::Relaxed);
@@ -180,17 +192,16 @@ impl ResponseBody {
     }
 
     /// The upstream's body on its way to a response with this head; `exchange` ends with it.
-    pub(super) fn upstream(
-        incoming: Incoming,
-        version: Version,
-        headers: &HeaderMap,
-        mut exchange: Box<Exchange>,
-    ) -> Self {
+    pub(super) fn upstream(incoming: Incoming, head: &Parts, mut exchange: Box<Exchange>) -> Self {
         let source = if !incoming.is_end_stream() {
             Source::Upstream(incoming)
         } else {
             exchange.complete();
-            match headers.contains_key(header::CONTENT_LENGTH) && version != Version::HTTP_2 {
+            // 204 must not announce anything (RFC 9110 section 8.6); hyper sees to that.
+            let announces = head.version != Version::HTTP_2
+                && head.status != StatusCode::NO_CONTENT
+                && head.headers.contains_key(header::CONTENT_LENGTH);
+            match announces {
                 true => Source::Announced,
                 false => Source::Local(None),
             }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::net::tls::TlsError;
+use crate::proxy::guard::Refusal;
 use crate::telemetry::metrics::ConnectFailure;
 use crate::telemetry::metrics::ErrorType;
 use crate::telemetry::metrics::Rejection;
@@ -64,6 +65,15 @@ pub enum ProxyError {
     /// The request cannot be forwarded as it is.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request is not passed on.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The caller broke its request off.
+    #[error("the request body ended early")]
+    BodyBroken,
+    /// The upstream's response is not passed on.
+    #[error("{0}")]
+    BadResponse(&'static str),
     /// The destination is this proxy.
     #[error("{to} is this proxy itself")]
     Loop {
@@ -73,6 +83,14 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
+    /// True when the caller sent what nobody should: what follows on its connection is not worth reading.
+    pub fn is_callers(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyTooLarge(_) | Self::BadRequest(_) | Self::Refused(_) | Self::BodyBroken
+        )
+    }
+
     /// The closed-set reason for metrics and `error.type`.
     pub fn error_type(&self) -> ErrorType {
         match self {
@@ -81,7 +99,12 @@ impl ProxyError {
             Self::Exchange(error) if error.is_parse() || error.is_user() => ErrorType::Protocol,
             Self::Exchange(_) => ErrorType::Reset,
             Self::PoolTimeout(_) | Self::Overload(_) => ErrorType::Overload,
-            Self::BodyTooLarge(_) | Self::BadRequest(_) | Self::Loop { .. } => ErrorType::Protocol,
+            Self::BodyBroken => ErrorType::Canceled,
+            Self::BodyTooLarge(_)
+            | Self::BadRequest(_)
+            | Self::Refused(_)
+            | Self::BadResponse(_)
+            | Self::Loop { .. } => ErrorType::Protocol,
         }
     }
 
@@ -102,7 +125,9 @@ impl ProxyError {
             Self::ResponseTimeout(_) => "timeout",
             Self::Overload(_) => "overload",
             Self::BodyTooLarge(_) => "body_too_large",
-            Self::BadRequest(_) => "bad_request",
+            Self::BadRequest(_) | Self::Refused(_) => "bad_request",
+            Self::BodyBroken => "canceled",
+            Self::BadResponse(_) => "malformed_response",
             Self::Loop { .. } => "loop",
         }
     }
@@ -126,6 +151,7 @@ impl ProxyError {
             Self::Overload(_) => Some(Rejection::Requests),
             Self::BodyTooLarge(_) => Some(Rejection::BodyTooLarge),
             Self::BadRequest(_) => Some(Rejection::Malformed),
+            Self::Refused(refusal) => Some(refusal.rejection()),
             Self::Loop { .. } => Some(Rejection::Loop),
             _ => None,
         }

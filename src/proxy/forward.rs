@@ -23,6 +23,8 @@ use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::expect::Gate;
+use crate::proxy::guard;
+use crate::proxy::guard::Refusal;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
@@ -45,26 +47,47 @@ pub(super) async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     conn.phase.busy();
     let start = Instant::now();
+    if guard::is_stand_in(&request) {
+        let refusal = conn.phase.refusal();
+        let refusal = refusal.unwrap_or(Refusal::Malformed("not a method"));
+        return Ok(traced::turn_away(&conn, &request, &refusal.into(), start));
+    }
     let limit = conn.snapshot.limits.requests;
     let Some(slot) = conn.worker.shared.admit(limit) else {
-        return Ok(traced::shed(&conn, &request, limit, start));
+        let error = ProxyError::Overload(limit);
+        return Ok(traced::turn_away(&conn, &request, &error, start));
     };
+    let version = request.version();
     let (request, mut exchange) = traced::begin(&conn, request, slot, start);
     match forward(&conn, request, &mut exchange).await {
         Ok(answer) => Ok(answer.into_response(exchange)),
         Err(error) => {
             let error = match &exchange.request {
-                Some(progress) if progress.too_large() => {
-                    ProxyError::BodyTooLarge(conn.snapshot.limits.body_size.0)
-                }
-                _ => error,
+                Some(progress) => blame(&conn, progress, error),
+                None => error,
             };
             let mut response = respond::failure(&error);
+            if error.is_callers() && version != Version::HTTP_2 {
+                respond::close_after(&mut response);
+            }
             exchange.refused(&error, response.status());
             response.body_mut().attach(exchange);
             Ok(response)
         }
     }
+}
+
+/// The upstream only saw an exchange break; why it broke is the caller's doing if the request body was not whole.
+fn blame(conn: &Conn, progress: &Progress, error: ProxyError) -> ProxyError {
+    if progress.too_large() {
+        return ProxyError::BodyTooLarge(conn.snapshot.limits.body_size.0);
+    }
+    if !progress.broken() {
+        return error;
+    }
+    conn.phase
+        .refusal()
+        .map_or(ProxyError::BodyBroken, ProxyError::from)
 }
 
 /// What came of forwarding.
@@ -80,7 +103,7 @@ impl Answer {
         match self {
             Self::Upstream(response) => {
                 let (head, body) = response.into_parts();
-                let body = ResponseBody::upstream(body, head.version, &head.headers, exchange);
+                let body = ResponseBody::upstream(body, &head, exchange);
                 Response::from_parts(head, body)
             }
             Self::Tunnel(response, pending) => {
@@ -96,6 +119,10 @@ async fn forward(
     mut request: Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Answer, ProxyError> {
+    guard::check(&request)?;
+    if request.headers().len() > conn.snapshot.limits.headers {
+        return Err(Refusal::TooManyFields.into());
+    }
     let upgrading = headers::wants_upgrade(&request);
     if request.method() == Method::CONNECT && !upgrading {
         let (response, pending) = tunnel::connect(conn, request, exchange).await?;
@@ -107,6 +134,7 @@ async fn forward(
     let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
     headers::remove_hop_by_hop(request.headers_mut(), upgrading);
     if conn.listener.direction() == Direction::Inbound {
+        guard::check_host(&request)?;
         let host = target::host(&request).map(str::to_owned);
         let forwarded = conn.snapshot.forwarded;
         headers::add_forwarded(
@@ -128,6 +156,16 @@ async fn forward(
         headers::remove_hop_by_hop(response.headers_mut(), true);
         let pending = tunnel::Pending::upgrade(conn, downstream, upstream);
         return Ok(Answer::Tunnel(response.map(drop), pending));
+    }
+    if response.status().is_informational() {
+        return Err(ProxyError::BadResponse(
+            "the upstream switched protocols without being asked",
+        ));
+    }
+    if has_two_lengths(&response) {
+        // Transfer-Encoding counts (RFC 9112 section 6.3); what may hide behind the response is not read.
+        headers::remove(response.headers_mut(), &header::CONTENT_LENGTH);
+        exchange.lease = None;
     }
     finish_head(version, &mut response, exchange.lease.as_mut());
     Ok(Answer::Upstream(response))
@@ -233,6 +271,11 @@ fn check_size(conn: &Conn, request: &Request<Incoming>) -> Result<(), ProxyError
         return Err(ProxyError::BodyTooLarge(limit));
     }
     Ok(())
+}
+
+fn has_two_lengths(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
 }
 
 fn is_upgraded(version: Version, status: StatusCode) -> bool {

@@ -1,6 +1,5 @@
 //! A listener: what it is for, its accept loop, and the connections it accepts.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -30,17 +30,27 @@ use crate::net::rewind::Rewind;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::proxy::forward;
+use crate::proxy::guard::Bounds;
+use crate::proxy::guard::Guarded;
+use crate::proxy::guard::Refusal;
 use crate::proxy::metered::Metered;
 use crate::proxy::patience::Patience;
-use crate::proxy::patience::Phase;
+use crate::proxy::patience::REQUEST_TIMEOUT;
+use crate::proxy::phase::Phase;
 use crate::proxy::shared::DirectionMetrics;
 use crate::proxy::shared::Snapshot;
 use crate::proxy::shared::Worker;
 use crate::telemetry::metrics::CloseReason;
-use crate::telemetry::metrics::Detected;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::OpenConnection;
 use crate::telemetry::metrics::Outcome;
+
+/// No limit on heads is smaller: clients of some age send cookies of 8 KiB.
+const MIN_HEAD: usize = 8 * 1024;
+/// A header map takes no more.
+const MAX_FIELDS: usize = 16_384;
+/// The library's buffer is larger than a head may be, so that it is never the one to refuse it.
+const ROOM_BEHIND_HEAD: usize = 16 * 1024;
 
 /// What a listener is for. Shared by the workers' sockets of one address.
 pub struct Listener {
@@ -215,28 +225,34 @@ where
     };
     let detected_counter = &conn.metrics().server.detected;
     match detected {
-        Ok((Protocol::Http2, io)) => {
-            detected_counter.count(Detected::Http2);
-            open.reason = serve_http2(conn, io).await;
-        }
         Ok((protocol, io)) => {
-            // Whatever is not HTTP gets HTTP/1's answer to malformed input.
-            detected_counter.count(match protocol {
-                Protocol::Tls => Detected::Tls,
-                Protocol::Opaque(_) => Detected::Opaque,
-                _ => Detected::Http1,
-            });
-            open.reason = serve_http1(conn, io).await;
+            detected_counter.count(protocol.into());
+            open.reason = match protocol {
+                Protocol::Http2 => serve_http2(conn, io).await,
+                Protocol::Closed => CloseReason::Peer,
+                Protocol::Timeout => give_up(&conn, io).await,
+                // Whatever is not HTTP gets HTTP/1's answer to malformed input.
+                Protocol::Http1 | Protocol::Tls | Protocol::Opaque(_) => {
+                    serve_http1(conn, io).await
+                }
+            };
         }
-        Err(error) => {
-            if error.kind() == io::ErrorKind::TimedOut {
-                detected_counter.count(Detected::Timeout);
-                open.reason = CloseReason::Timeout;
-            } else {
-                open.reason = CloseReason::Peer;
-            }
-        }
+        Err(_) => open.reason = CloseReason::Peer,
     }
+}
+
+/// Ends a connection that did not say in time what it carries. Who began a request is told.
+async fn give_up<IO>(conn: &Conn, mut io: Rewind<IO>) -> CloseReason
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    if !io.prefix().is_empty() {
+        let rejections = &conn.metrics().traffic.rejections;
+        rejections.count(Refusal::HeadTimeout.rejection());
+        // Best effort: the peer may be gone.
+        io.write_all(REQUEST_TIMEOUT).await.unwrap_or_default();
+    }
+    CloseReason::Timeout
 }
 
 async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
@@ -251,19 +267,25 @@ where
         snapshot.limits.clone(),
         snapshot.timeouts.clone(),
     );
+    let bounds = Bounds {
+        head: limits.head_size.as_usize().max(MIN_HEAD),
+        fields: limits.headers.clamp(1, MAX_FIELDS),
+    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .half_close(true)
         .preserve_header_case(true)
         .auto_date_header(false)
-        .max_headers(limits.headers)
-        .max_buf_size(limits.head_size.as_usize().max(16 * 1024))
+        .max_headers(bounds.fields)
+        .max_buf_size(bounds.head + ROOM_BEHIND_HEAD)
         .header_read_timeout(None);
     let io = Patience::new(io, conn.phase.clone(), timeouts.head.0, timeouts.idle.0);
+    let io = Guarded::new(io, conn.phase.clone(), bounds);
     let conn = Arc::new(conn);
+    let served = conn.clone();
     let service =
-        service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+        service_fn(move |request: Request<Incoming>| forward::handle(served.clone(), request));
     let serving = builder
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
@@ -275,7 +297,14 @@ where
             serving.await
         }
     };
-    close_reason(result)
+    match conn.phase.refusal() {
+        Some(late @ Refusal::HeadTimeout) => {
+            conn.metrics().traffic.rejections.count(late.rejection());
+            CloseReason::Timeout
+        }
+        Some(_) => CloseReason::Protocol,
+        None => close_reason(result),
+    }
 }
 
 async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason

@@ -7,9 +7,6 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,22 +17,18 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::proxy::guard::Refusal;
+use crate::proxy::phase::Doing;
+use crate::proxy::phase::Phase;
+
 /// What goes to a caller whose head did not arrive in time. Nothing else can be under way at that moment.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     content-type: text/plain; charset=utf-8\r\n\
     connection: close\r\n\
     content-length: 57\r\n\r\n\
     pillion: the request head did not arrive within its time\n";
 /// Stands for "no limit": far enough, and no overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const BUSY: u8 = 2;
-
-/// Where a connection stands. Shared by the wrapper and the exchanges on it.
-#[derive(Debug, Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
 
 /// The connection under watch.
 pub(super) struct Patience<IO> {
@@ -45,20 +38,8 @@ pub(super) struct Patience<IO> {
     idle: Duration,
     /// When the current wait began.
     since: Instant,
-    seen: u8,
+    seen: Doing,
     timer: Pin<Box<Sleep>>,
-}
-
-impl Phase {
-    /// A request head is complete; nothing is timed until [`Phase::idle`].
-    pub fn busy(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
-    }
-
-    /// The exchange is over.
-    pub fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
-    }
 }
 
 impl<IO> Patience<IO> {
@@ -68,23 +49,23 @@ impl<IO> Patience<IO> {
         let idle = if idle.is_zero() { FOREVER } else { idle };
         let now = Instant::now();
         // The first bytes are there already: detection read them.
-        phase.0.store(HEAD, Ordering::Relaxed);
+        phase.head();
         Self {
             io,
             phase,
             head,
             idle,
             since: now,
-            seen: HEAD,
+            seen: Doing::Head,
             timer: Box::pin(tokio::time::sleep(head.min(idle))),
         }
     }
 
-    fn limit(&self, phase: u8) -> Option<Duration> {
-        match phase {
-            IDLE => Some(self.idle),
-            HEAD => Some(self.head),
-            _ => None,
+    fn limit(&self, doing: Doing) -> Option<Duration> {
+        match doing {
+            Doing::Idle => Some(self.idle),
+            Doing::Head => Some(self.head),
+            Doing::Busy | Doing::Tunnel => None,
         }
     }
 }
@@ -92,12 +73,12 @@ impl<IO> Patience<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> Patience<IO> {
     /// Called when the connection has nothing to read: is its time up?
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let phase = self.phase.0.load(Ordering::Relaxed);
-        if phase != self.seen {
-            self.seen = phase;
+        let doing = self.phase.doing();
+        if doing != self.seen {
+            self.seen = doing;
             self.since = Instant::now();
         }
-        let Some(limit) = self.limit(phase) else {
+        let Some(limit) = self.limit(doing) else {
             return Poll::Pending;
         };
         let deadline = self.since + limit;
@@ -124,15 +105,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patience<IO> {
         let this = &mut *self;
         let before = buf.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            if buf.filled().len() > before && this.phase.0.load(Ordering::Relaxed) == IDLE {
-                this.phase.0.store(HEAD, Ordering::Relaxed);
+            if buf.filled().len() > before && this.phase.doing() == Doing::Idle {
+                this.phase.head();
             }
             return Poll::Ready(result);
         }
         if this.poll_expired(cx).is_pending() {
             return Poll::Pending;
         }
-        if this.seen == HEAD {
+        if this.seen == Doing::Head {
+            this.phase.refuse(Refusal::HeadTimeout);
             // Best effort: a caller that does not read gets nothing.
             let _sent = Pin::new(&mut this.io).poll_write(cx, REQUEST_TIMEOUT);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

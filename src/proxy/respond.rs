@@ -8,6 +8,7 @@ use http::header;
 
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
+use crate::proxy::guard::Refusal;
 
 /// The answer for a failure: a status by its side and kind, one short line of text that says who answers and why.
 pub(super) fn failure(error: &ProxyError) -> Response<ResponseBody> {
@@ -28,6 +29,12 @@ pub(super) fn failure(error: &ProxyError) -> Response<ResponseBody> {
     response
 }
 
+/// Ends an HTTP/1 connection with this response.
+pub(super) fn close_after(response: &mut Response<ResponseBody>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+}
+
 /// A plain-text answer of our own.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::local(body.into()));
@@ -42,13 +49,24 @@ fn status_of(error: &ProxyError) -> StatusCode {
         ProxyError::Resolve { .. }
         | ProxyError::Connect { .. }
         | ProxyError::Tls { .. }
-        | ProxyError::Exchange(_) => StatusCode::BAD_GATEWAY,
+        | ProxyError::Exchange(_)
+        | ProxyError::BadResponse(_) => StatusCode::BAD_GATEWAY,
         ProxyError::ConnectTimeout { .. } | ProxyError::ResponseTimeout(_) => {
             StatusCode::GATEWAY_TIMEOUT
         }
         ProxyError::PoolTimeout(_) | ProxyError::Overload(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        ProxyError::BadRequest(_) => StatusCode::BAD_REQUEST,
+        ProxyError::BadRequest(_) | ProxyError::BodyBroken => StatusCode::BAD_REQUEST,
+        ProxyError::Refused(refusal) => match refusal {
+            Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
+            Refusal::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Refusal::Coding => StatusCode::NOT_IMPLEMENTED,
+            Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Refusal::HeadTooLarge | Refusal::TooManyFields => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+        },
         ProxyError::Loop { .. } => StatusCode::LOOP_DETECTED,
     }
 }

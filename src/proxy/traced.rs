@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::Method;
 use http::Request;
 use http::Response;
+use http::Version;
 use hyper::body::Incoming;
 
 use crate::correlate;
@@ -23,11 +24,9 @@ use crate::proxy::listener::Role;
 use crate::proxy::respond;
 use crate::proxy::shared::RequestSlot;
 use crate::proxy::target;
-use crate::telemetry::metrics::ErrorType;
 use crate::telemetry::metrics::ExtractResult;
 use crate::telemetry::metrics::LinkOutcome;
 use crate::telemetry::metrics::PropagationMetrics;
-use crate::telemetry::metrics::Rejection;
 use crate::telemetry::metrics::RequestLabels;
 use crate::telemetry::metrics::RouteId;
 use crate::tracer::ActiveSpan;
@@ -105,18 +104,23 @@ pub(super) fn begin(
     (request, exchange)
 }
 
-/// Answers a request that finds no place among the requests in flight.
-pub(super) fn shed(
+/// Answers a request before an exchange begins: it finds no place, or it is none.
+pub(super) fn turn_away(
     conn: &Arc<Conn>,
     request: &Request<Incoming>,
-    limit: usize,
+    error: &ProxyError,
     start: Instant,
 ) -> Response<ResponseBody> {
-    let response = respond::failure(&ProxyError::Overload(limit));
+    let mut response = respond::failure(error);
+    if error.is_callers() && request.version() != Version::HTTP_2 {
+        respond::close_after(&mut response);
+    }
     let mut labels = labels_of(conn, request);
     labels.status = Some(response.status());
-    labels.error = Some(ErrorType::Overload);
-    conn.metrics().traffic.rejections.count(Rejection::Requests);
+    labels.error = Some(error.error_type());
+    if let Some(reason) = error.rejection() {
+        conn.metrics().traffic.rejections.count(reason);
+    }
     conn.worker.requests.record(&labels, start.elapsed());
     conn.phase.idle();
     response

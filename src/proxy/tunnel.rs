@@ -20,6 +20,7 @@ use crate::net::drain::Watch;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::Conn;
+use crate::proxy::phase::Phase;
 use crate::proxy::target;
 use crate::telemetry::metrics::ErrorType;
 
@@ -31,6 +32,7 @@ pub(super) struct Pending {
     downstream: OnUpgrade,
     upstream: Upstream,
     drain: Watch,
+    phase: Phase,
 }
 
 enum Upstream {
@@ -55,6 +57,7 @@ pub(super) async fn connect(
         downstream: hyper::upgrade::on(&mut request),
         upstream: Upstream::Connected(upstream),
         drain: conn.drain.clone(),
+        phase: conn.phase.clone(),
     };
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::OK;
@@ -68,11 +71,13 @@ impl Pending {
             downstream,
             upstream: Upstream::Upgraded(upstream),
             drain: conn.drain.clone(),
+            phase: conn.phase.clone(),
         }
     }
 
     /// Runs the tunnel in its own task; the exchange ends with it.
     pub(super) fn start(self, exchange: Box<Exchange>) {
+        self.phase.tunnel();
         tokio::spawn(self.run(exchange));
     }
 

@@ -16,6 +16,7 @@ mod docs;
 mod exec;
 mod fidelity;
 mod fuzz_corpus;
+mod hostile;
 mod layers;
 mod ledger;
 mod propagation;

@@ -36,6 +36,11 @@ fn status_lines() -> Vec<Shape> {
             b"",
         ),
         row(
+            "the length that 304 would have had",
+            "HTTP/1.1 304 Not Modified\nContent-Length: 77\nX-A: 1\n\n",
+            b"",
+        ),
+        row(
             "status 304",
             "HTTP/1.1 304 Not Modified\nETag: \"a\"\n\n",
             b"",

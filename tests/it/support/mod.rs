@@ -4,7 +4,11 @@
 
 pub(crate) mod apps;
 pub(crate) mod collector;
+<<<<<<< HEAD
 pub(crate) mod echo;
+=======
+pub(crate) mod frames;
+>>>>>>> wire
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod otlp;

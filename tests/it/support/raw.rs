@@ -182,6 +182,8 @@ pub(crate) struct Recorder {
 
 struct State {
     script: Script,
+    /// Of the present script.
+    n_accepted: usize,
     connections: Vec<Log>,
 }
 
@@ -196,6 +198,7 @@ impl Recorder {
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
             script: erase(script),
+            n_accepted: 0,
             connections: Vec::new(),
         }));
         let recorder = Self {
@@ -211,7 +214,8 @@ impl Recorder {
                 let served = {
                     let mut state = accepting.state.lock().unwrap();
                     state.connections.push(log.clone());
-                    let number = state.connections.len() - 1;
+                    let number = state.n_accepted;
+                    state.n_accepted += 1;
                     (state.script)(number, Peer::new(stream, Some(log)))
                 };
                 accepting.accepted.notify_waiters();
@@ -226,7 +230,7 @@ impl Recorder {
         Self::start(|_, peer| friendly(peer)).await
     }
 
-    /// Forgets what was recorded and serves new connections with another script.
+    /// Forgets what was recorded and serves new connections with another script. Open ones are still recorded.
     pub(crate) fn restart<F, S>(&self, script: S)
     where
         S: Fn(usize, Peer) -> F + Send + Sync + 'static,
@@ -234,14 +238,23 @@ impl Recorder {
     {
         let mut state = self.state.lock().unwrap();
         state.script = erase(script);
-        state.connections.clear();
+        state.n_accepted = 0;
+        state
+            .connections
+            .retain(|log| Arc::strong_count(&log.bytes) > 1);
+        for log in &state.connections {
+            log.bytes.lock().unwrap().clear();
+        }
     }
 
-    /// Every byte so far, by connection.
+    /// Every byte so far, by connection; those that said nothing are left out.
     pub(crate) fn seen(&self) -> Vec<Vec<u8>> {
         let state = self.state.lock().unwrap();
         let bytes = state.connections.iter();
-        bytes.map(|log| log.bytes.lock().unwrap().clone()).collect()
+        bytes
+            .map(|log| log.bytes.lock().unwrap().clone())
+            .filter(|bytes| !bytes.is_empty())
+            .collect()
     }
 
     /// All connections' bytes, one after the other.

@@ -1,0 +1,550 @@
+//! One strict reading of a byte stream as HTTP/1 requests: bytes in, "so many may pass" or a refusal out.
+//!
+//! Heads are judged whole and pass whole. Of a body only the framing is looked at. Everything here is a subset of what
+//! the HTTP library accepts, with the same meaning, so the two never lose step.
+//!
+//! Source: RFC 9112 sections 2.2, 3, 5, 6, 7.1 and 11.
+
+use super::Refusal;
+use super::authority;
+
+/// Bytes of a chunk extension: no client sends any, attackers send long ones.
+const MAX_CHUNK_EXTENSION: usize = 4096;
+/// Digits of a chunk size: 2^60 is enough.
+const MAX_CHUNK_DIGITS: usize = 15;
+/// Digits of a Content-Length.
+const MAX_LENGTH_DIGITS: usize = 18;
+/// What the HTTP library takes.
+const MAX_TARGET: usize = 65_534;
+const MAX_NAME: usize = 65_535;
+
+/// The limits that an answer of its own belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct Bounds {
+    /// Bytes of a head, and of a trailer section.
+    pub(in crate::proxy) head: usize,
+    /// Fields of a head, and of a trailer section.
+    pub(in crate::proxy) fields: usize,
+}
+
+/// What was found in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// So many bytes at the front may pass.
+    pub(super) pass: usize,
+    /// Why it stopped there; `None`: everything may pass.
+    pub(super) stop: Option<Stop>,
+}
+
+/// Why not everything may pass yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The head that begins there is not complete. Ask again with the same bytes and more.
+    Incomplete,
+    /// What follows is the next request or, if the upgrade is accepted, no HTTP. Ask again when that is known.
+    Undecided,
+    /// The head that begins there is refused.
+    Head(Refusal),
+    /// The body is refused from there on.
+    Body(Refusal),
+}
+
+/// The reader.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    bounds: Bounds,
+    state: State,
+    head: Head,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Head,
+    /// Bytes of content that are still to come.
+    Body(u64),
+    Chunk(Chunk),
+    Trailers,
+    Undecided,
+}
+
+/// A place in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Size { size: u64, digits: usize },
+    Extension { size: u64, len: usize },
+    SizeEnd { size: u64 },
+    Data(u64),
+    DataEnd,
+    DataLineEnd,
+}
+
+/// A head (or trailer section) that is being read: offsets from its first byte.
+#[derive(Debug, Default)]
+struct Head {
+    /// Where the current line begins.
+    line: usize,
+    /// Up to here there is no line end.
+    searched: usize,
+    /// Complete lines that were not empty.
+    n_lines: usize,
+    facts: Facts,
+}
+
+/// What a head says about framing.
+#[derive(Debug, Default, Clone, Copy)]
+struct Facts {
+    is_old: bool,
+    upgrade: bool,
+    has_host: bool,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+const fn malformed<T>(what: &'static str) -> Result<T, Refusal> {
+    Err(Refusal::Malformed(what))
+}
+
+impl Scanner {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            state: State::Head,
+            head: Head::default(),
+        }
+    }
+
+    /// True when the last request wanted to upgrade and what follows waits for the answer.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.state == State::Undecided
+    }
+
+    /// The upgrade was refused: a request follows.
+    pub(super) fn stay(&mut self) {
+        self.state = State::Head;
+    }
+
+    /// Reads on. After [`Stop::Incomplete`] the same bytes must come again, more behind them.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Scanned {
+        let mut pass = 0;
+        loop {
+            let rest = bytes.get(pass..).unwrap_or_default();
+            let stop = match self.state {
+                State::Undecided => Some(Stop::Undecided),
+                _ if rest.is_empty() => return Scanned { pass, stop: None },
+                State::Head => match self.read_head(rest) {
+                    Ok(Some(len)) => {
+                        pass += len;
+                        None
+                    }
+                    Ok(None) => Some(Stop::Incomplete),
+                    Err(refusal) => Some(Stop::Head(refusal)),
+                },
+                State::Body(left) => {
+                    let len = left.min(rest.len() as u64);
+                    pass += len as usize;
+                    self.state = State::Body(left - len);
+                    if left == len {
+                        self.message_over();
+                    }
+                    None
+                }
+                State::Chunk(chunk) => match self.read_chunked(chunk, rest) {
+                    Ok(len) => {
+                        pass += len;
+                        None
+                    }
+                    Err(refusal) => Some(Stop::Body(refusal)),
+                },
+                State::Trailers => match self.read_trailers(rest) {
+                    Ok(Some(len)) => {
+                        pass += len;
+                        None
+                    }
+                    Ok(None) => Some(Stop::Incomplete),
+                    Err(refusal) => Some(Stop::Body(refusal)),
+                },
+            };
+            if stop.is_some() {
+                return Scanned { pass, stop };
+            }
+        }
+    }
+
+    fn message_over(&mut self) {
+        let facts = std::mem::take(&mut self.head).facts;
+        self.state = if facts.upgrade {
+            State::Undecided
+        } else {
+            State::Head
+        };
+    }
+
+    /// The length of the head at the front; `None`: not complete.
+    fn read_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some((line, next)) = self.next_line(bytes)? {
+            match (self.head.n_lines, line) {
+                // Empty lines before a request are to be ignored.
+                (0, []) => {}
+                (0, line) => {
+                    self.head.facts = request_line(line)?;
+                    self.head.n_lines = 1;
+                }
+                (_, []) => {
+                    self.head.facts.check()?;
+                    self.begin_body();
+                    return Ok(Some(next));
+                }
+                (_, line) => {
+                    self.count_field()?;
+                    self.head.facts.take(line)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next complete line without its end, and where the one after it begins. Bounds the whole head.
+    fn next_line<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, Refusal> {
+        let head = &mut self.head;
+        let fresh = bytes.get(head.searched..).unwrap_or_default();
+        let Some(end) = fresh.iter().position(|byte| *byte == b'\n') else {
+            head.searched = bytes.len();
+            return match bytes.len() > self.bounds.head {
+                true => Err(head.too_large()),
+                false => Ok(None),
+            };
+        };
+        let end = head.searched + end;
+        if end >= self.bounds.head {
+            return Err(head.too_large());
+        }
+        let line = bytes.get(head.line..end).unwrap_or_default();
+        let Some(line) = line.strip_suffix(b"\r") else {
+            return malformed("a line ends without CR");
+        };
+        head.line = end + 1;
+        head.searched = end + 1;
+        Ok(Some((line, end + 1)))
+    }
+
+    fn count_field(&mut self) -> Result<(), Refusal> {
+        if self.head.n_lines > self.bounds.fields {
+            return Err(Refusal::TooManyFields);
+        }
+        self.head.n_lines += 1;
+        Ok(())
+    }
+
+    fn begin_body(&mut self) {
+        let facts = self.head.facts;
+        self.head = Head {
+            facts,
+            ..Head::default()
+        };
+        match (facts.chunked, facts.length) {
+            (true, _) => self.state = State::Chunk(Chunk::START),
+            (false, Some(length)) if length > 0 => self.state = State::Body(length),
+            (false, _) => self.message_over(),
+        }
+    }
+
+    /// Reads at least one byte of a chunked body; says how many.
+    fn read_chunked(&mut self, chunk: Chunk, bytes: &[u8]) -> Result<usize, Refusal> {
+        let Some(&byte) = bytes.first() else {
+            return Ok(0);
+        };
+        let (next, len) = match chunk {
+            Chunk::Data(left) => {
+                let len = left.min(bytes.len() as u64);
+                let next = match left - len {
+                    0 => Chunk::DataEnd,
+                    left => Chunk::Data(left),
+                };
+                (next, len as usize)
+            }
+            Chunk::Size { size, digits } => (size_byte(size, digits, byte)?, 1),
+            Chunk::Extension { size, len } => (extension_byte(size, len, byte)?, 1),
+            Chunk::SizeEnd { .. } | Chunk::DataLineEnd if byte != b'\n' => {
+                return malformed("a CR in a chunked body is not followed by LF");
+            }
+            Chunk::SizeEnd { size: 0 } => {
+                self.state = State::Trailers;
+                // The size line stands for the request line.
+                self.head.n_lines = 1;
+                return Ok(1);
+            }
+            Chunk::SizeEnd { size } => (Chunk::Data(size), 1),
+            Chunk::DataEnd if byte == b'\r' => (Chunk::DataLineEnd, 1),
+            Chunk::DataEnd => return malformed("a chunk is longer than its size"),
+            Chunk::DataLineEnd => (Chunk::START, 1),
+        };
+        self.state = State::Chunk(next);
+        Ok(len)
+    }
+
+    /// The length of the trailer section at the front, its empty line included; `None`: not complete.
+    fn read_trailers(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some((line, next)) = self.next_line(bytes)? {
+            if line.is_empty() {
+                self.message_over();
+                return Ok(Some(next));
+            }
+            self.count_field()?;
+            let (name, _) = field(line)?;
+            if FORBIDDEN_TRAILERS
+                .iter()
+                .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+            {
+                return malformed("a trailer that must not be one");
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Chunk {
+    const START: Self = Self::Size { size: 0, digits: 0 };
+}
+
+impl Head {
+    /// What a head that is too large is too large with.
+    fn too_large(&self) -> Refusal {
+        match self.n_lines {
+            0 => Refusal::TargetTooLong,
+            _ => Refusal::HeadTooLarge,
+        }
+    }
+}
+
+impl Facts {
+    /// Takes a field's part in the framing.
+    fn take(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let (name, value) = field(line)?;
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                if std::mem::replace(&mut self.has_host, true) {
+                    return malformed("more than one Host");
+                }
+                if !authority::is_valid(value) {
+                    return malformed("Host is no host and port");
+                }
+            }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.is_some() {
+                    return malformed("more than one Content-Length");
+                }
+                self.length = Some(content_length(value)?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.chunked {
+                    return malformed("more than one Transfer-Encoding");
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::Coding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What can only be said about the whole head.
+    fn check(&self) -> Result<(), Refusal> {
+        if !self.is_old && !self.has_host {
+            return malformed("no Host");
+        }
+        if self.chunked && self.length.is_some() {
+            return malformed("both Content-Length and Transfer-Encoding");
+        }
+        if self.chunked && self.is_old {
+            return malformed("Transfer-Encoding in HTTP/1.0");
+        }
+        Ok(())
+    }
+}
+
+/// Fields that would change what the message means or how long it is.
+const FORBIDDEN_TRAILERS: &[&[u8]] = &[
+    b"transfer-encoding",
+    b"content-length",
+    b"host",
+    b"connection",
+    b"trailer",
+    b"te",
+    b"upgrade",
+    b"content-encoding",
+    b"content-type",
+    b"content-range",
+    b"authorization",
+    b"cookie",
+    b"set-cookie",
+    b"expect",
+];
+
+/// `METHOD target HTTP/1.1`: single blanks, nothing around.
+fn request_line(line: &[u8]) -> Result<Facts, Refusal> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return malformed("not HTTP");
+    };
+    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+        return malformed("not HTTP");
+    }
+    let is_old = match version {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(Refusal::Version);
+        }
+        _ => return malformed("not HTTP"),
+    };
+    let is_connect = method == b"CONNECT";
+    check_target(target, is_connect)?;
+    Ok(Facts {
+        is_old,
+        upgrade: is_connect,
+        ..Facts::default()
+    })
+}
+
+fn check_target(target: &[u8], is_connect: bool) -> Result<(), Refusal> {
+    if target.len() > MAX_TARGET {
+        return Err(Refusal::TargetTooLong);
+    }
+    let is_allowed = |byte: &u8| matches!(byte, 0x21..=0x7e | 0x80..=0xff) && *byte != b'#';
+    let query = target.iter().position(|byte| *byte == b'?');
+    let (path, query) = target.split_at(query.unwrap_or(target.len()));
+    // Some clients send a few of the bytes that a URI must encode; these are the ones that cannot be carried on.
+    let is_lost_in_path = |byte: &u8| matches!(byte, b'<' | b'>' | b'`');
+    let is_lost_in_query = |byte: &u8| matches!(byte, b'<' | b'>' | b'"');
+    if !target.iter().all(is_allowed)
+        || path.iter().any(is_lost_in_path)
+        || query.iter().any(is_lost_in_query)
+    {
+        return malformed("the target has a byte that no URI has");
+    }
+    if !target.is_ascii() && std::str::from_utf8(target).is_err() {
+        return malformed("the target is not UTF-8");
+    }
+    if is_connect {
+        return match authority::is_valid(target) && !target.is_empty() {
+            true => Ok(()),
+            false => malformed("CONNECT needs HOST:PORT"),
+        };
+    }
+    if matches!(target, [b'/', ..] | b"*") {
+        return Ok(());
+    }
+    let authority = target
+        .windows(3)
+        .position(|window| window == b"://")
+        .and_then(|at| target.get(at + 3..));
+    let Some(authority) = authority else {
+        return malformed("the target is neither a path nor a URI");
+    };
+    let end = authority
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?'));
+    let authority = authority
+        .get(..end.unwrap_or(authority.len()))
+        .unwrap_or_default();
+    if authority.is_empty() || !authority::is_valid(authority) {
+        return malformed("the target's authority is no host and port");
+    }
+    Ok(())
+}
+
+/// Name and trimmed value of a field line.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let len = line.iter().take_while(|byte| is_token(**byte)).count();
+    let (name, value) = line.split_at(len);
+    let Some((b':', value)) = value.split_first() else {
+        return malformed("a header line without a name and a colon");
+    };
+    if name.is_empty() {
+        return malformed("a header line without a name");
+    }
+    if name.len() > MAX_NAME {
+        return Err(Refusal::HeadTooLarge);
+    }
+    if !value.iter().all(|byte| VALUE[usize::from(*byte)]) {
+        return malformed("a header value has a control character");
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+    if value.is_empty() || value.len() > MAX_LENGTH_DIGITS || !value.iter().all(u8::is_ascii_digit)
+    {
+        return malformed("Content-Length is no number");
+    }
+    Ok(value
+        .iter()
+        .fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+fn size_byte(size: u64, digits: usize, byte: u8) -> Result<Chunk, Refusal> {
+    let digit = match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        b'A'..=b'F' => byte - b'A' + 10,
+        b'\r' if digits > 0 => return Ok(Chunk::SizeEnd { size }),
+        b';' if digits > 0 => return Ok(Chunk::Extension { size, len: 0 }),
+        _ => return malformed("a chunk size is no hexadecimal number"),
+    };
+    if digits == MAX_CHUNK_DIGITS {
+        return malformed("a chunk size has too many digits");
+    }
+    Ok(Chunk::Size {
+        size: size << 4 | u64::from(digit),
+        digits: digits + 1,
+    })
+}
+
+fn extension_byte(size: u64, len: usize, byte: u8) -> Result<Chunk, Refusal> {
+    match byte {
+        b'\r' => Ok(Chunk::SizeEnd { size }),
+        _ if !VALUE[usize::from(byte)] => malformed("a chunk extension has a control character"),
+        _ if len == MAX_CHUNK_EXTENSION => malformed("a chunk extension is too long"),
+        _ => Ok(Chunk::Extension { size, len: len + 1 }),
+    }
+}
+
+const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+/// Bytes of methods and names (RFC 9110 section 5.6.2).
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(
+            byte as u8,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
+                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        );
+        byte += 1;
+    }
+    table
+};
+
+/// Bytes of field values (RFC 9110 section 5.5).
+const VALUE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, b'\t' | b' '..=b'~' | 0x80..=0xff);
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests;
