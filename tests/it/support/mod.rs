@@ -4,11 +4,8 @@
 
 pub(crate) mod apps;
 pub(crate) mod collector;
-<<<<<<< HEAD
 pub(crate) mod echo;
-=======
 pub(crate) mod frames;
->>>>>>> wire
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod otlp;
