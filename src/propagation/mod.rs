@@ -25,6 +25,7 @@ mod items;
 mod jaeger;
 mod opencensus;
 mod ottrace;
+mod pinpoint;
 mod propagator;
 mod skywalking;
 mod tracecontext;
@@ -49,6 +50,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &opencensus::OpenCensus,
     &ottrace::OtTrace,
     &skywalking::SkyWalking,
+    &pinpoint::Pinpoint,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

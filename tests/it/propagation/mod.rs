@@ -26,6 +26,7 @@ mod google;
 mod jaeger;
 mod opencensus;
 mod ottrace;
+mod pinpoint;
 mod propagator;
 mod skywalking;
 mod start;
