@@ -18,6 +18,7 @@ mod b3;
 mod b3multi;
 mod baggage;
 mod caller;
+mod cat;
 mod config;
 mod datadog;
 mod google;
@@ -51,6 +52,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &ottrace::OtTrace,
     &skywalking::SkyWalking,
     &pinpoint::Pinpoint,
+    &cat::Cat,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

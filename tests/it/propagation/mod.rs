@@ -21,6 +21,7 @@ use pillion::propagation::is_trace_header;
 
 mod b3;
 mod baggage;
+mod cat;
 mod datadog;
 mod google;
 mod jaeger;
