@@ -21,6 +21,7 @@ mod caller;
 mod cat;
 mod config;
 mod datadog;
+mod eagleeye;
 mod google;
 mod items;
 mod jaeger;
@@ -28,6 +29,7 @@ mod opencensus;
 mod ottrace;
 mod pinpoint;
 mod propagator;
+mod rpc_id;
 mod skywalking;
 mod tracecontext;
 mod wire;
@@ -53,6 +55,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &skywalking::SkyWalking,
     &pinpoint::Pinpoint,
     &cat::Cat,
+    &eagleeye::EagleEye,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

@@ -23,6 +23,7 @@ mod b3;
 mod baggage;
 mod cat;
 mod datadog;
+mod eagleeye;
 mod google;
 mod jaeger;
 mod opencensus;
