@@ -31,6 +31,7 @@ mod pinpoint;
 mod propagator;
 mod rpc_id;
 mod skywalking;
+mod sofatracer;
 mod tracecontext;
 mod wire;
 mod xray;
@@ -56,6 +57,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &pinpoint::Pinpoint,
     &cat::Cat,
     &eagleeye::EagleEye,
+    &sofatracer::SofaTracer,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

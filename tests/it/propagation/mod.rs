@@ -31,6 +31,7 @@ mod ottrace;
 mod pinpoint;
 mod propagator;
 mod skywalking;
+mod sofatracer;
 mod start;
 mod tracecontext;
 mod xray;
