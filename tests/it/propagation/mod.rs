@@ -26,6 +26,7 @@ mod datadog;
 mod eagleeye;
 mod google;
 mod jaeger;
+mod matrix;
 mod opencensus;
 mod ottrace;
 mod pinpoint;
