@@ -27,11 +27,11 @@ fn both_spellings_are_read_and_written() {
         assert_eq!(
             passed_on("sofatracer", &carrier, "a"),
             [
-                format!("sofa-rpcid: 0.1.00000000000000000010"),
+                "sofa-rpcid: 0.1.00000000000000000010".to_owned(),
                 format!("sofa-traceid: {TRACE}"),
                 "x-b3-parentspanid: 0.1".to_owned(),
                 "x-b3-sampled: true".to_owned(),
-                format!("x-b3-spanid: 0.1.00000000000000000010"),
+                "x-b3-spanid: 0.1.00000000000000000010".to_owned(),
                 format!("x-b3-traceid: {TRACE}"),
             ]
         );
