@@ -18,15 +18,20 @@ mod b3;
 mod b3multi;
 mod baggage;
 mod caller;
+mod cat;
 mod config;
 mod datadog;
+mod eagleeye;
 mod google;
 mod items;
 mod jaeger;
 mod opencensus;
 mod ottrace;
+mod pinpoint;
 mod propagator;
+mod rpc_id;
 mod skywalking;
+mod sofatracer;
 mod tracecontext;
 mod wire;
 mod xray;
@@ -49,6 +54,10 @@ pub static FORMATS: &[&dyn Format] = &[
     &opencensus::OpenCensus,
     &ottrace::OtTrace,
     &skywalking::SkyWalking,
+    &pinpoint::Pinpoint,
+    &cat::Cat,
+    &eagleeye::EagleEye,
+    &sofatracer::SofaTracer,
 ];
 
 /// One wire form of trace context, of baggage, or of both.

@@ -21,13 +21,18 @@ use pillion::propagation::is_trace_header;
 
 mod b3;
 mod baggage;
+mod cat;
 mod datadog;
+mod eagleeye;
 mod google;
 mod jaeger;
+mod matrix;
 mod opencensus;
 mod ottrace;
+mod pinpoint;
 mod propagator;
 mod skywalking;
+mod sofatracer;
 mod start;
 mod tracecontext;
 mod xray;
