@@ -30,6 +30,7 @@ use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
 use crate::proxy::respond;
 use crate::proxy::target;
+use crate::proxy::target::Content;
 use crate::proxy::target::Target;
 use crate::proxy::traced;
 use crate::proxy::tunnel;
@@ -180,8 +181,12 @@ fn prepare(
 ) -> Result<Request<RequestBody>, ProxyError> {
     let gate = Gate::for_request(&mut request);
     let (mut parts, body) = request.into_parts();
-    target.rewrite(&mut parts)?;
-    let body = if body.is_end_stream() {
+    let content = match body.is_end_stream() {
+        true => Content::None,
+        false => Content::Some,
+    };
+    target.rewrite(&mut parts, content)?;
+    let body = if content == Content::None {
         RequestBody::empty()
     } else {
         let progress = Arc::new(Progress::default());

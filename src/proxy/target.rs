@@ -32,6 +32,15 @@ pub(super) struct Target {
     form: Form,
 }
 
+/// Whether a request has a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// It ended with its head.
+    None,
+    /// Something follows.
+    Some,
+}
+
 /// What changes in the request's target.
 enum Form {
     /// Nothing: it is the destination's own.
@@ -108,7 +117,7 @@ pub(super) fn of_connect(conn: &Conn, request: &Request<Incoming>) -> Result<Hos
 
 impl Target {
     /// Rewrites target, version and `Host` for the upstream connection.
-    pub(super) fn rewrite(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+    pub(super) fn rewrite(&self, parts: &mut Parts, content: Content) -> Result<(), ProxyError> {
         match self.form {
             Form::Own => {}
             Form::FromAbsolute => {
@@ -122,11 +131,11 @@ impl Target {
         if self.destination.http2 {
             self.to_http2(parts)
         } else {
-            self.to_http1(parts)
+            self.to_http1(parts, content)
         }
     }
 
-    fn to_http1(&self, parts: &mut Parts) -> Result<(), ProxyError> {
+    fn to_http1(&self, parts: &mut Parts, content: Content) -> Result<(), ProxyError> {
         let from_http2 = parts.version == Version::HTTP_2;
         if from_http2 {
             parts.version = Version::HTTP_11;
@@ -137,6 +146,11 @@ impl Target {
                 set_host(parts, host)?;
             }
             join_cookies(parts)?;
+            if content == Content::Some && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                // hyper would take a GET without a length for one without content.
+                let chunked = HeaderValue::from_static("chunked");
+                parts.headers.insert(header::TRANSFER_ENCODING, chunked);
+            }
         }
         if from_http2 || matches!(self.form, Form::FromAbsolute) {
             let path = parts.uri.path_and_query().cloned();

@@ -4,6 +4,21 @@
 //! tracing off and on and through the forward proxy. `exchange`, `tunnel` and `http2` are tables of conversations, where
 //! the order of events counts.
 
+/// A table of conversations: each named function is a shape and a test of its own.
+macro_rules! conversations {
+    ($($name:ident),+ $(,)?) => {
+        pub(super) const NAMES: &[&str] = &[$(stringify!($name)),+];
+
+        mod run {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name().await;
+            })+
+        }
+    };
+}
+use conversations;
+
 mod exchange;
 mod http2;
 mod request;
@@ -11,11 +26,13 @@ mod response;
 mod tunnel;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::proxy::Pillion;
+use crate::support::raw::DEADLINE;
 use crate::support::raw::Missing;
 use crate::support::raw::Peer;
 use crate::support::raw::Recorder;
@@ -293,4 +310,14 @@ fn there_are_enough_shapes_and_each_has_a_name() {
 /// Starts a proxy in front of `upstream`.
 fn in_front_of(upstream: SocketAddr, settings: Value) -> Pillion {
     Pillion::inbound_to(upstream, settings)
+}
+
+/// Waits until a condition holds.
+async fn eventually(mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap();
 }
