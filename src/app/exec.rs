@@ -5,6 +5,7 @@
 //! on as a shell would.
 
 mod environment;
+mod reap;
 mod signals;
 
 use std::ffi::OsString;
@@ -149,8 +150,14 @@ async fn attend(
     control: &Control,
     watch: &mut Watch,
 ) -> Result<u8, ExecError> {
+    let orphans = reap::orphans(child.id());
+    tokio::pin!(orphans);
     loop {
         let signal = tokio::select! {
+            failed = &mut orphans => {
+                let Err(error) = failed;
+                return Err(error.into());
+            }
             status = child.wait() => {
                 let status = status?;
                 info!(%status, "program ended");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,11 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
+        // Before anything listens: from then on there may be spans to flush.
+        let ends = Ends {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
         let (watch, trigger) = watch(sources, &loaded)?;
         let control = Control {
             trigger,
@@ -123,7 +129,7 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
         };
         let running = Running::launch(loaded, metrics, control.clone(), build).await?;
         systemd::ready();
-        wait_for_end(&running, &control, watch).await?;
+        wait_for_end(&running, &control, watch, ends).await;
         systemd::stopping();
         running.stop().await;
         Ok(())
@@ -132,20 +138,20 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
     result
 }
 
+/// The signals that end a proxy, caught.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 /// Reloads whenever there is a reason to, until SIGTERM, SIGINT or an order to quit. A second signal ends the process
 /// at once.
-async fn wait_for_end(
-    running: &Running,
-    control: &Control,
-    mut watch: Watch,
-) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn wait_for_end(running: &Running, control: &Control, mut watch: Watch, mut ends: Ends) {
     let mut watchdog = systemd::watchdog();
     loop {
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => info!("SIGINT: stopping"),
+            _ = ends.terminate.recv() => info!("SIGTERM: stopping"),
+            _ = ends.interrupt.recv() => info!("SIGINT: stopping"),
             () = control.quit.notified() => info!("asked to quit: stopping"),
             () = systemd::beat(&mut watchdog) => continue,
             event = watch.next() => {
@@ -159,13 +165,12 @@ async fn wait_for_end(
     }
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = ends.terminate.recv() => {}
+            _ = ends.interrupt.recv() => {}
         }
         warn!("second signal: ending at once");
         std::process::exit(1);
     });
-    Ok(())
 }
 
 /// Puts a configuration that was loaded again to work, or says why not.

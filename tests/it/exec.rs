@@ -12,6 +12,7 @@ use crate::support::collector::Speaks;
 use crate::support::http;
 use crate::support::otlp;
 use crate::support::pillion::Pillion;
+use crate::support::skip::skip;
 use crate::support::upstream::Upstream;
 
 /// `exec` on free ports.
@@ -170,6 +171,28 @@ fn a_program_that_a_signal_ends_gives_its_status() {
     pillion.stderr_line("program started");
     pillion.signal(Signal::TERM);
     assert_eq!(pillion.wait().code(), Some(143), "{}", pillion.stderr());
+}
+
+#[test]
+fn as_the_first_process_it_collects_what_the_program_leaves_behind() {
+    let first = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let mut attempt = Command::new("unshare");
+    attempt.args(first).arg("true");
+    if !attempt
+        .output()
+        .is_ok_and(|attempt| attempt.status.success())
+    {
+        skip("no new process namespace: needs unshare and root");
+        return;
+    }
+    // Thrice a process that nobody waits for; then until none of the dead is left, but not for ever.
+    let program = "for i in 1 2 3; do sh -c 'sleep 0.05 &'; done; sleep 0.2; \
+                   for i in $(seq 100); do grep -q '^State:.Z' /proc/[0-9]*/status || exit 5; sleep 0.05; done; exit 6";
+    let mut command = Command::new("unshare");
+    command.args(first).arg(env!("CARGO_BIN_EXE_pillion"));
+    command.args(EXEC).args(["sh", "-c", program]);
+    let mut pillion = Pillion::spawn(command);
+    assert_eq!(pillion.wait().code(), Some(5), "{}", pillion.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,3 +94,25 @@ async fn no_span_is_lost_on_its_way_to_a_collector() {
     ids.dedup();
     assert_eq!(ids.len(), RUNS, "one span for each response");
 }
+
+#[test]
+fn sigterm_right_after_the_first_listener_opened_is_a_clean_end() {
+    for run in 0..20 {
+        let args = [
+            "run",
+            "--app=127.0.0.1:9",
+            "--inbound=127.0.0.1:0",
+            "--outbound=127.0.0.1:0",
+        ];
+        let more = ["--admin=127.0.0.1:0", "--log-format=json"];
+        let mut process = Pillion::start(&[&args[..], &more].concat());
+        process.port("inbound");
+        process.signal(rustix::process::Signal::TERM);
+        let status = process.wait();
+        assert!(
+            status.success(),
+            "run {run}: {status}\n{}",
+            process.stderr()
+        );
+    }
+}

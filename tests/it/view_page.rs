@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::admin::Admin;
 use crate::admin::seed;
+use crate::support::pillion::Pillion;
 use crate::support::skip::skip;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -36,6 +37,11 @@ impl Document {
 
 /// Opens an address of the page; `None` after saying that there is no browser.
 async fn open(admin: &Admin, hash: &str) -> Option<Document> {
+    open_at(&admin.addr.to_string(), hash).await
+}
+
+/// [`open`] on any page's `HOST:PORT`.
+async fn open_at(page: &str, hash: &str) -> Option<Document> {
     let Some(browser) = browser() else {
         skip("no Chromium in the PATH");
         return None;
@@ -58,7 +64,7 @@ async fn open(admin: &Admin, hash: &str) -> Option<Document> {
             "--dump-dom",
         ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("http://{}/{hash}", admin.addr))
+        .arg(format!("http://{page}/{hash}"))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -221,4 +227,27 @@ async fn look() {
     let admin = seeded().await;
     println!("http://{}/", admin.addr);
     std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn the_demo_shows_one_trace_across_its_three_services() {
+    let demo = Pillion::start(&["demo", "--port=0"]);
+    let line = demo.stdout_line("Traces");
+    let page = line.rsplit("http://").next().unwrap().trim_end_matches('/');
+    let Some(list) = open_at(page, "").await else {
+        return;
+    };
+    list.has("1 trace");
+    assert_eq!(list.count("data-trace="), 1);
+    list.has("5 spans");
+    for service in ["hello", "formatter", "publisher"] {
+        list.has(&format!("<option value=\"{service}\">{service}</option>"));
+    }
+    let (_, after) = list.0.split_once("href=\"#/trace/").unwrap();
+    let trace = &after[..32];
+    let waterfall = open_at(page, &format!("#/trace/{trace}")).await.unwrap();
+    assert_eq!(waterfall.count("data-key="), 5);
+    assert_eq!(waterfall.title(), "hello GET / · Pillion");
+    waterfall.has("GET /format");
+    waterfall.has("GET /publish");
 }
