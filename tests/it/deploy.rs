@@ -87,7 +87,7 @@ fn the_image_runs_as_nobody_and_starts_no_shell() {
         }
     }
     let labels = of("LABEL").join(" ");
-    for label in ["title", "licenses", "source", "version", "revision"] {
+    for label in ["title", "licenses", "version", "revision"] {
         let label = format!("org.opencontainers.image.{label}=");
         assert!(labels.contains(&label), "no {label}");
     }
