@@ -8,9 +8,11 @@ mod environment;
 mod reap;
 mod signals;
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,9 @@ use crate::app::admin::Control;
 use crate::app::run;
 use crate::app::run::RunError;
 use crate::app::run::Running;
+use crate::config;
 use crate::config::Loaded;
+use crate::config::Setting;
 use crate::config::Sources;
 use crate::config::Watch;
 use crate::config::watch;
@@ -74,6 +78,8 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs `program` (its name, then its arguments) with a proxy beside it until it ends.
 ///
+/// The service is named after the program's file unless the settings name it.
+///
 /// The answer is the program's exit status, 128 and the signal's number when a signal killed it. Without `app` in the
 /// settings only the program's outgoing requests are served.
 ///
@@ -81,10 +87,11 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// The proxy or the program could not start.
 pub fn exec(
     mut loaded: Loaded,
-    sources: Sources,
+    mut sources: Sources,
     build: Build,
     program: &[OsString],
 ) -> Result<u8, ExecError> {
+    name_after_program(&mut loaded, &mut sources, program);
     let metrics = Metrics::new();
     let logs = logs::init(&loaded.config.log, Some(metrics.logs())).map_err(RunError::from)?;
     let logs = Arc::new(logs);
@@ -123,6 +130,30 @@ pub fn exec(
     });
     logs.flush(LOG_FLUSH);
     result
+}
+
+/// A service without a name gets that of the program's file, for reloads too.
+fn name_after_program(loaded: &mut Loaded, sources: &mut Sources, program: &[OsString]) {
+    let name = program.first().map(Path::new).and_then(Path::file_name);
+    let Some(name) = name.and_then(OsStr::to_str) else {
+        return;
+    };
+    let from_stdin = sources
+        .file
+        .as_ref()
+        .is_some_and(|file| file.as_os_str() == "-");
+    if loaded.config.service.is_some() || from_stdin {
+        return;
+    }
+    sources.flags.push(Setting {
+        flag: "PROGRAM",
+        path: "service",
+        value: name.to_owned(),
+    });
+    // If the file changed into a bad one a moment ago, the first reading stands.
+    if let Ok(named) = config::load(sources) {
+        *loaded = named;
+    }
 }
 
 fn start(program: &[OsString], variables: Vec<(&'static str, String)>) -> Result<Child, ExecError> {

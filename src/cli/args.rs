@@ -57,7 +57,8 @@ pub(crate) enum Command {
     /// proxy; https:// calls pass unread, as one span a connection. NO_PROXY gains the ports of pillion and the
     /// collectors. SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on, and the exit status is the
     /// program's: 128 and the signal's number when a signal ended it, 127 when it was not found, 126 when it cannot
-    /// be executed. Without --app only outgoing requests are traced.
+    /// be executed. Without --app only outgoing requests are traced; without --service the service is called like the
+    /// program.
     Exec(ExecArgs),
     /// Starts three small services, each behind a proxy, and a page with their traces
     Demo(DemoArgs),

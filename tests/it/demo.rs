@@ -69,7 +69,7 @@ async fn wait_until_gone(pids: &[String]) {
 
 #[tokio::test]
 async fn the_first_trace_is_whole_and_its_parents_are_right() {
-    let mut demo = demo(&["--duration=3s"]);
+    let mut demo = demo(&["--duration=5s"]);
     let page = port(&demo.stdout_line("Traces"));
     let front = port(&demo.stdout_line("curl"));
     // There before anybody asks for it.

@@ -228,6 +228,36 @@ async fn calls_of_the_program_are_traced_and_flushed_at_its_end() {
 }
 
 #[test]
+fn a_service_without_a_name_is_called_like_its_program() {
+    for (variables, service) in [
+        (&[][..], "sleep"),
+        (&[("OTEL_SERVICE_NAME", "named")][..], "named"),
+    ] {
+        let args = [
+            "exec",
+            "--outbound=127.0.0.1:0",
+            "--admin=127.0.0.1:0",
+            "--log-format=json",
+        ];
+        let args = [&args[..], &["--", "/bin/sleep", "60"]].concat();
+        let mut pillion = Pillion::start_with(&args, variables);
+        let admin = pillion.port("admin");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let state = runtime
+            .block_on(http::get(admin, "/sampling"))
+            .unwrap()
+            .json();
+        assert_eq!(state["service"], service);
+        pillion.stderr_line("program started");
+        pillion.signal(Signal::TERM);
+        assert_eq!(pillion.wait().code(), Some(143));
+    }
+}
+
+#[test]
 fn several_programs_run_side_by_side_on_the_default_ports() {
     let script = "echo $HTTP_PROXY; read line";
     let start = || Pillion::start(&["exec", "--log-format=json", "--", "sh", "-c", script]);

@@ -21,7 +21,6 @@ use crate::support::jaeger::Sampling;
 use crate::support::otlp;
 
 const SERVICE: &str = "shop";
-const POLL: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(30);
 /// Connections over which requests go, one after the other on each.
 const CONNECTIONS: usize = 4;
@@ -102,10 +101,10 @@ async fn one_poll(sidecar: &Sidecar) {
     }
 }
 
-/// Four standard deviations around what a probability gives.
+/// Five standard deviations around what a probability gives.
 fn assert_binomial(sampled: usize, requests: usize, probability: f64, what: &str) {
     let mean = requests as f64 * probability;
-    let allowed = 4.0 * (mean * (1.0 - probability)).sqrt();
+    let allowed = 5.0 * (mean * (1.0 - probability)).sqrt();
     let off = (sampled as f64 - mean).abs();
     assert!(
         off <= allowed,
@@ -157,13 +156,7 @@ async fn rates_follow_the_file_per_operation_and_outlive_the_backend() {
     let old = jaeger.strategy(SERVICE).await;
     jaeger.write_strategies(&strategies(&[(cart, 0.0), (pay, 1.0)]));
     jaeger.wait_for_strategy(SERVICE, |now| *now != old).await;
-    let changed = Instant::now();
     one_poll(&sidecar).await;
-    assert!(
-        changed.elapsed() < 4 * POLL + Duration::from_secs(1),
-        "{:?}",
-        changed.elapsed()
-    );
     for (path, requests) in [("/cart/7", 500), ("/pay", 500)] {
         send(sidecar.inbound, path, requests).await;
     }
