@@ -19,8 +19,10 @@ use http_body::Frame;
 use http_body::SizeHint;
 use hyper::body::Incoming;
 
+use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::expect::Gate;
+use crate::proxy::stall::Stall;
 
 /// Whatever broke a body, on its way to the other side.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -48,6 +50,9 @@ pub struct Progress {
 pub(super) struct ResponseBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
+    /// Frames that passed.
+    n_frames: u64,
+    stall: Option<Stall>,
 }
 
 enum Source {
@@ -188,6 +193,8 @@ impl ResponseBody {
         Self {
             source: Source::Local((!bytes.is_empty()).then_some(bytes)),
             exchange: None,
+            n_frames: 0,
+            stall: None,
         }
     }
 
@@ -206,10 +213,32 @@ impl ResponseBody {
                 false => Source::Local(None),
             }
         };
+        let stall = match source {
+            Source::Upstream(_) => Stall::new(exchange.stall_limit(), exchange.request_bytes()),
+            _ => None,
+        };
         Self {
             source,
             exchange: Some(exchange),
+            n_frames: 0,
+            stall,
         }
+    }
+
+    /// Nothing comes from the upstream: for how long?
+    fn poll_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (Some(stall), Some(exchange)) = (&mut self.stall, &mut self.exchange) else {
+            return Poll::Pending;
+        };
+        let progress = self.n_frames + exchange.request_bytes();
+        ready!(stall.poll_stalled(cx, progress));
+        let limit = exchange.stall_limit();
+        exchange.stalled();
+        self.exchange = None;
+        Poll::Ready(Some(Err(ProxyError::Stalled(limit).into())))
     }
 
     /// Makes an exchange end together with a text of our own.
@@ -238,7 +267,10 @@ impl Body for ResponseBody {
             }
             Source::Upstream(incoming) => incoming,
         };
-        let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let Poll::Ready(polled) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            return this.poll_stalled(cx);
+        };
+        this.n_frames += 1;
         let ended = incoming.is_end_stream();
         if let Some(exchange) = &mut this.exchange {
             match &polled {

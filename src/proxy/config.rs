@@ -161,7 +161,7 @@ pub struct Timeouts {
     ///
     /// Unit: duration. Default: `30s`. Reload: new connections.
     pub head: HumanDuration,
-    /// A downstream connection without a request.
+    /// A downstream connection without a request. HTTP/2 connections end after twice this time at the latest.
     ///
     /// Unit: duration. Default: `1h`. Reload: new connections.
     pub idle: HumanDuration,
@@ -177,7 +177,8 @@ pub struct Timeouts {
     ///
     /// Unit: duration. Default: `0`. Reload: new connections.
     pub response: HumanDuration,
-    /// Neither side of an exchange makes progress. Beyond: the exchange is cut.
+    /// Neither side of an exchange, upgraded connection or tunnel makes progress. Beyond: 504, or a cut when a response
+    /// has begun. Noticed after twice this time at the latest.
     ///
     /// Unit: duration. Default: `0`. Reload: new connections.
     pub stall: HumanDuration,

@@ -56,6 +56,9 @@ pub enum ProxyError {
     /// No response head in time.
     #[error("no response within {0:?}")]
     ResponseTimeout(Duration),
+    /// Neither side made progress.
+    #[error("neither side made progress for {0:?}")]
+    Stalled(Duration),
     /// Too many requests in flight.
     #[error("more than {0} requests in flight")]
     Overload(usize),
@@ -95,7 +98,9 @@ impl ProxyError {
     pub fn error_type(&self) -> ErrorType {
         match self {
             Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. } => ErrorType::Connect,
-            Self::ConnectTimeout { .. } | Self::ResponseTimeout(_) => ErrorType::Timeout,
+            Self::ConnectTimeout { .. } | Self::ResponseTimeout(_) | Self::Stalled(_) => {
+                ErrorType::Timeout
+            }
             Self::Exchange(error) if error.is_parse() || error.is_user() => ErrorType::Protocol,
             Self::Exchange(_) => ErrorType::Reset,
             Self::PoolTimeout(_) | Self::Overload(_) => ErrorType::Overload,
@@ -123,6 +128,7 @@ impl ProxyError {
             Self::Exchange(error) if error.is_parse() => "malformed_response",
             Self::Exchange(_) => "connection_reset",
             Self::ResponseTimeout(_) => "timeout",
+            Self::Stalled(_) => "stalled",
             Self::Overload(_) => "overload",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::BadRequest(_) | Self::Refused(_) => "bad_request",

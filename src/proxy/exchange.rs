@@ -18,6 +18,7 @@ use crate::model::Kind;
 use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Conn;
+use crate::proxy::phase::Cut;
 use crate::proxy::shared::RequestSlot;
 use crate::proxy::upstream::ConnectTiming;
 use crate::proxy::upstream::Lease;
@@ -186,6 +187,21 @@ impl Exchange {
         self.fail_as(label, name);
     }
 
+    /// Neither side made progress.
+    pub(super) fn stalled(&mut self) {
+        self.fail_as(ErrorType::Timeout, "stalled");
+    }
+
+    /// Bytes of the request body so far.
+    pub(super) fn request_bytes(&self) -> u64 {
+        self.request.as_ref().map_or(0, |progress| progress.bytes())
+    }
+
+    /// How long neither side may make progress; zero: no limit.
+    pub(super) fn stall_limit(&self) -> Duration {
+        self.conn.snapshot.timeouts.stall.0
+    }
+
     /// The exchange failed in a way that has a name but no answer of ours.
     pub(super) fn fail_as(&mut self, label: ErrorType, name: &'static str) {
         self.outcome = Outcome::Failed;
@@ -220,7 +236,7 @@ impl Exchange {
         if !span.is_recording() {
             return;
         }
-        let request_bytes = self.request.as_ref().map_or(0, |progress| progress.bytes());
+        let request_bytes = self.request_bytes();
         if request_bytes > 0 {
             span.set("http.request.body.size", request_bytes as i64);
         }
@@ -289,6 +305,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let end = Instant::now();
         self.conn.phase.idle();
+        if self.outcome == Outcome::Open && self.conn.phase.why_cut() == Some(Cut::Stalled) {
+            self.stalled();
+        }
         self.return_lease();
         if self.outcome == Outcome::Open && self.labels.error.is_none() {
             self.labels.error = Some(ErrorType::Canceled);

@@ -29,6 +29,7 @@ use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
 use crate::proxy::respond;
+use crate::proxy::stall::unless_stalled;
 use crate::proxy::target;
 use crate::proxy::target::Content;
 use crate::proxy::target::Target;
@@ -214,7 +215,11 @@ async fn send(
             .await?;
         exchange.connected(&lease);
         exchange.sent(Instant::now());
-        match within(conn.snapshot.timeouts.response.0, lease.send(request)).await? {
+        let limits = &conn.snapshot.timeouts;
+        let sending = within(limits.response.0, lease.send(request));
+        let moved = || exchange.request_bytes();
+        let sent = unless_stalled(limits.stall.0, moved, sending).await;
+        match sent.ok_or(ProxyError::Stalled(limits.stall.0))?? {
             Ok(response) => {
                 exchange.lease = Some(lease);
                 return Ok(response);

@@ -17,6 +17,7 @@ use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 use tracing::warn;
 
@@ -34,8 +35,10 @@ use crate::proxy::guard::Bounds;
 use crate::proxy::guard::Guarded;
 use crate::proxy::guard::Refusal;
 use crate::proxy::metered::Metered;
+use crate::proxy::patience;
 use crate::proxy::patience::Patience;
 use crate::proxy::patience::REQUEST_TIMEOUT;
+use crate::proxy::phase::Cut;
 use crate::proxy::phase::Phase;
 use crate::proxy::shared::DirectionMetrics;
 use crate::proxy::shared::Snapshot;
@@ -51,6 +54,9 @@ const MIN_HEAD: usize = 8 * 1024;
 const MAX_FIELDS: usize = 16_384;
 /// The library's buffer is larger than a head may be, so that it is never the one to refuse it.
 const ROOM_BEHIND_HEAD: usize = 16 * 1024;
+
+/// How long an HTTP/2 peer that was idle may take to close.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What a listener is for. Shared by the workers' sockets of one address.
 pub struct Listener {
@@ -101,6 +107,8 @@ pub struct Conn {
     pub drain: Watch,
     /// Whether it waits for a request or serves one.
     pub phase: Phase,
+    /// Its place among the connections; a tunnel keeps it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Listener {
@@ -136,8 +144,13 @@ pub async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 failures = 0;
+                // Beyond the limit this one waits here and the next ones in the kernel's backlog.
+                let place = tokio::select! {
+                    place = worker.shared.place() => place,
+                    () = drain.signaled() => return,
+                };
                 let (worker, listener) = (worker.clone(), listener.clone());
-                tokio::spawn(serve(worker, listener, stream, peer, drain.clone()));
+                tokio::spawn(serve(worker, listener, stream, peer, drain.clone(), place));
             }
             Err(error) => {
                 let pause = listen::accept_pause(failures);
@@ -161,6 +174,7 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     drain: Watch,
+    place: Option<OwnedSemaphorePermit>,
 ) {
     let snapshot = worker.shared.snapshot.load_full();
     let metrics = worker.shared.metrics(listener.direction());
@@ -173,6 +187,7 @@ async fn serve(
         scheme: "http",
         drain,
         phase: Phase::default(),
+        _place: place,
     };
     let stream = Metered::new(stream, metrics.downstream.clone());
     let Some(tls) = conn.listener.tls.clone() else {
@@ -280,7 +295,12 @@ where
         .max_headers(bounds.fields)
         .max_buf_size(bounds.head + ROOM_BEHIND_HEAD)
         .header_read_timeout(None);
-    let io = Patience::new(io, conn.phase.clone(), timeouts.head.0, timeouts.idle.0);
+    let patience = patience::Limits {
+        head: timeouts.head.0,
+        idle: timeouts.idle.0,
+        stall: timeouts.stall.0,
+    };
+    let io = Patience::new(io, conn.phase.clone(), patience);
     let io = Guarded::new(io, conn.phase.clone(), bounds);
     let conn = Arc::new(conn);
     let served = conn.clone();
@@ -303,7 +323,7 @@ where
             CloseReason::Timeout
         }
         Some(_) => CloseReason::Protocol,
-        None => close_reason(result),
+        None => close_reason(&conn, result),
     }
 }
 
@@ -314,7 +334,11 @@ where
     let Conn {
         drain, snapshot, ..
     } = &conn;
-    let (drain, limits) = (drain.clone(), snapshot.limits.clone());
+    let (drain, limits, timeouts) = (
+        drain.clone(),
+        snapshot.limits.clone(),
+        snapshot.timeouts.clone(),
+    );
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -324,22 +348,46 @@ where
         .max_concurrent_streams(limits.http2_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
+    let patience = patience::Limits {
+        head: Duration::ZERO,
+        idle: Duration::ZERO,
+        stall: timeouts.stall.0,
+    };
+    let io = Patience::new(io, conn.phase.clone(), patience);
     let conn = Arc::new(conn);
+    let served = conn.clone();
     let service =
-        service_fn(move |request: Request<Incoming>| forward::handle(conn.clone(), request));
+        service_fn(move |request: Request<Incoming>| forward::handle(served.clone(), request));
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
+    let idle_over = async {
+        match timeouts.idle.0 {
+            Duration::ZERO => std::future::pending().await,
+            limit => conn.phase.idle_for(limit).await,
+        }
+    };
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = drain.signaled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        () = idle_over => {
+            conn.phase.cut(Cut::Idle);
+            serving.as_mut().graceful_shutdown();
+            // A peer that does not answer our goodbye gets no further hour.
+            tokio::time::timeout(GOODBYE, serving).await.unwrap_or(Ok(()))
+        }
     };
-    close_reason(result)
+    close_reason(&conn, result)
 }
 
-fn close_reason(result: Result<(), hyper::Error>) -> CloseReason {
+fn close_reason(conn: &Conn, result: Result<(), hyper::Error>) -> CloseReason {
+    match conn.phase.why_cut() {
+        Some(Cut::Idle) => return CloseReason::Idle,
+        Some(Cut::Stalled) => return CloseReason::Timeout,
+        None => {}
+    }
     let Err(error) = result else {
         return CloseReason::Peer;
     };

@@ -18,6 +18,7 @@ mod patience;
 mod phase;
 mod respond;
 pub mod shared;
+mod stall;
 mod target;
 mod traced;
 mod tunnel;

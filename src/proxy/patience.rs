@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio::time::Sleep;
 
 use crate::proxy::guard::Refusal;
+use crate::proxy::phase::Cut;
 use crate::proxy::phase::Doing;
 use crate::proxy::phase::Phase;
 
@@ -30,6 +31,17 @@ pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
 /// Stands for "no limit": far enough, and no overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// How long things may take; zero: as long as they like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// A head after its first byte.
+    pub(super) head: Duration,
+    /// Waiting for a head.
+    pub(super) idle: Duration,
+    /// The peer reading nothing of what it is sent.
+    pub(super) stall: Duration,
+}
+
 /// The connection under watch.
 pub(super) struct Patience<IO> {
     io: IO,
@@ -40,11 +52,16 @@ pub(super) struct Patience<IO> {
     since: Instant,
     seen: Doing,
     timer: Pin<Box<Sleep>>,
+    /// How long the peer may take to read anything; zero: no limit.
+    stall: Duration,
+    /// Runs while the peer reads nothing.
+    unread: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> Patience<IO> {
     /// Watches `io`. Zero means no limit.
-    pub(super) fn new(io: IO, phase: Phase, head: Duration, idle: Duration) -> Self {
+    pub(super) fn new(io: IO, phase: Phase, limits: Limits) -> Self {
+        let Limits { head, idle, stall } = limits;
         let head = if head.is_zero() { FOREVER } else { head };
         let idle = if idle.is_zero() { FOREVER } else { idle };
         let now = Instant::now();
@@ -58,6 +75,8 @@ impl<IO> Patience<IO> {
             since: now,
             seen: Doing::Head,
             timer: Box::pin(tokio::time::sleep(head.min(idle))),
+            stall,
+            unread: None,
         }
     }
 
@@ -96,6 +115,32 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Patience<IO> {
     }
 }
 
+impl<IO> Patience<IO> {
+    /// Passes the outcome of a write on, unless the peer has not read for too long.
+    fn while_unread(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        if self.stall.is_zero() {
+            return Poll::Pending;
+        }
+        let stall = self.stall;
+        let timer = self
+            .unread
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.phase.cut(Cut::Stalled);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patience<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -119,6 +164,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patience<IO> {
             let _sent = Pin::new(&mut this.io).poll_write(cx, REQUEST_TIMEOUT);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        this.phase.cut(Cut::Idle);
         // An idle connection ends as if its caller had closed it.
         Poll::Ready(Ok(()))
     }
@@ -130,7 +176,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Patience<IO> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let this = &mut *self;
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.while_unread(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -146,7 +194,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Patience<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let this = &mut *self;
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.while_unread(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -179,10 +229,14 @@ mod tests {
         let mut watched = Patience::new(
             ours,
             phase.clone(),
-            Duration::from_secs(5),
-            Duration::from_secs(60),
+            Limits {
+                head: Duration::from_secs(5),
+                idle: Duration::from_secs(60),
+                stall: Duration::ZERO,
+            },
         );
         let mut buf = [0; 64];
+        phase.busy();
         phase.idle();
         let start = Instant::now();
         tokio::spawn(async move {
@@ -213,8 +267,11 @@ mod tests {
         let mut watched = Patience::new(
             ours,
             phase.clone(),
-            Duration::from_secs(5),
-            Duration::from_secs(60),
+            Limits {
+                head: Duration::from_secs(5),
+                idle: Duration::from_secs(60),
+                stall: Duration::ZERO,
+            },
         );
         let mut buf = [0; 64];
         phase.busy();
@@ -222,5 +279,33 @@ mod tests {
         assert!(busy.is_err());
         phase.idle();
         assert_eq!(watched.read(&mut buf).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_nothing_is_cut_and_a_slow_one_is_not() {
+        let (mut caller, ours) = tokio::io::duplex(16);
+        let phase = Phase::default();
+        let limits = Limits {
+            head: Duration::ZERO,
+            idle: Duration::ZERO,
+            stall: Duration::from_secs(5),
+        };
+        let mut watched = Patience::new(ours, phase.clone(), limits);
+        let reading = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                caller.read_exact(&mut [0; 8]).await.unwrap();
+            }
+        };
+        let writing = async {
+            watched.write_all(&[0; 80]).await.unwrap();
+            let start = Instant::now();
+            let error = watched.write_all(&[0; 80]).await.unwrap_err();
+            (error.kind(), start.elapsed().as_secs())
+        };
+        let (outcome, ()) = tokio::join!(writing, reading);
+        assert_eq!(outcome.0, io::ErrorKind::TimedOut);
+        assert!((5..20).contains(&outcome.1), "{outcome:?}");
+        assert_eq!(phase.why_cut(), Some(Cut::Stalled));
     }
 }

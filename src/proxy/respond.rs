@@ -51,9 +51,9 @@ fn status_of(error: &ProxyError) -> StatusCode {
         | ProxyError::Tls { .. }
         | ProxyError::Exchange(_)
         | ProxyError::BadResponse(_) => StatusCode::BAD_GATEWAY,
-        ProxyError::ConnectTimeout { .. } | ProxyError::ResponseTimeout(_) => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
+        ProxyError::ConnectTimeout { .. }
+        | ProxyError::ResponseTimeout(_)
+        | ProxyError::Stalled(_) => StatusCode::GATEWAY_TIMEOUT,
         ProxyError::PoolTimeout(_) | ProxyError::Overload(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::BadRequest(_) | ProxyError::BodyBroken => StatusCode::BAD_REQUEST,

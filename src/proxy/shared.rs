@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 use crate::correlate;
 use crate::correlate::InFlight;
@@ -66,6 +68,8 @@ pub struct Shared {
     pub in_flight: Arc<InFlight>,
     /// Requests in flight, both directions.
     requests: AtomicUsize,
+    /// One permit for each downstream connection that may be served, all listeners together.
+    connections: Arc<Semaphore>,
     /// Metrics by direction.
     inbound: DirectionMetrics,
     outbound: DirectionMetrics,
@@ -115,15 +119,24 @@ impl Shared {
         own_addresses: Vec<SocketAddr>,
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
+        let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
+        let connections = Arc::new(Semaphore::new(connections));
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             in_flight: InFlight::new(workers),
             requests: AtomicUsize::new(0),
+            connections,
             inbound: DirectionMetrics::new(metrics, Direction::Inbound),
             outbound: DirectionMetrics::new(metrics, Direction::Outbound),
             links: metrics.links(&methods),
             own_addresses,
         })
+    }
+
+    /// A place for one more downstream connection; dropping it frees the place. `None` never comes: nobody closes the
+    /// semaphore.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.connections.clone().acquire_owned().await.ok()
     }
 
     /// Takes a place among the requests in flight; `None` beyond the limit.

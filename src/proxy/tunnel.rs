@@ -3,7 +3,13 @@
 //! A tunnel is a task of its own that outlives its HTTP connection, holds the drain open, and ends the exchange.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
 
 use http::Request;
 use http::Response;
@@ -13,6 +19,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -21,6 +28,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::Conn;
 use crate::proxy::phase::Phase;
+use crate::proxy::stall::unless_stalled;
 use crate::proxy::target;
 use crate::telemetry::metrics::ErrorType;
 
@@ -96,6 +104,7 @@ impl Pending {
         match copying.await {
             Ok(()) => exchange.complete(),
             Err(error) if is_ordinary_end(&error) => exchange.complete(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => exchange.stalled(),
             Err(error) => {
                 debug!(%error, "tunnel broke");
                 exchange.fail_as(ErrorType::Reset, "connection_reset");
@@ -104,17 +113,85 @@ impl Pending {
     }
 }
 
-async fn copy<A, B>(mut downstream: A, mut upstream: B, exchange: &mut Exchange) -> io::Result<()>
+async fn copy<A, B>(downstream: A, mut upstream: B, exchange: &mut Exchange) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER)
-            .await;
-    let (up, down) = copied?;
-    exchange.tunneled(up, down);
-    Ok(())
+    let bytes = Arc::new(Bytes::default());
+    let mut downstream = Counted {
+        io: downstream,
+        bytes: bytes.clone(),
+    };
+    let copying =
+        tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER);
+    let copied = unless_stalled(exchange.stall_limit(), || bytes.sum(), copying).await;
+    exchange.tunneled(bytes.up(), bytes.down());
+    match copied {
+        Some(copied) => copied.map(|_| ()),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Bytes that passed a tunnel.
+#[derive(Debug, Default)]
+struct Bytes {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Bytes {
+    fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    fn sum(&self) -> u64 {
+        self.up() + self.down()
+    }
+}
+
+/// The downstream end, whose bytes are counted also when the tunnel breaks.
+struct Counted<IO> {
+    io: IO,
+    bytes: Arc<Bytes>,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = (buf.filled().len() - before) as u64;
+        self.bytes.up.fetch_add(read, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.bytes.down.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 /// WebSocket peers often close without the TCP courtesies; that is no failure.

@@ -19,6 +19,7 @@ mod fuzz_corpus;
 mod hostile;
 mod layers;
 mod ledger;
+mod limits;
 mod propagation;
 mod reload;
 mod remote_sampling;

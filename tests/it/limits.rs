@@ -1,0 +1,299 @@
+//! Limits and timeouts of the data path: who exceeds one is told or cut, who does not is left alone.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::frames;
+use crate::support::proxy::Pillion;
+use crate::support::raw::Peer;
+use crate::support::raw::Recorder;
+use crate::support::raw::find;
+use crate::support::raw::show;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const MOMENT: Duration = Duration::from_millis(150);
+
+fn is_refusal(answer: &[u8], status: &str) -> bool {
+    answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes())
+        && find(answer, b"\r\n\r\npillion: ").is_some()
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let upstream = Recorder::friendly().await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({ "limits": { "connections": 2 } }));
+    let mut first = Peer::connect(proxy.inbound()).await;
+    let mut second = Peer::connect(proxy.inbound()).await;
+    for caller in [&mut first, &mut second] {
+        caller.send(GET).await;
+        assert_eq!(caller.response().await.unwrap(), OK);
+    }
+    let mut third = Peer::connect(proxy.inbound()).await;
+    let mut fourth = Peer::connect(proxy.inbound()).await;
+    third.send(GET).await;
+    fourth.send(GET).await;
+    assert!(third.within(MOMENT).await.is_empty(), "no place yet");
+    drop(first);
+    assert_eq!(third.response().await.unwrap(), OK);
+    drop(third);
+    assert_eq!(fourth.response().await.unwrap(), OK);
+    second.send(GET).await;
+    assert_eq!(second.response().await.unwrap(), OK);
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        peer.head().await.unwrap();
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+            .await;
+        while !peer.within(MOMENT).await.is_empty() {}
+        peer.rest().await.ok();
+    })
+    .await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({ "limits": { "connections": 1 } }));
+    let mut tunnel = Peer::connect(proxy.inbound()).await;
+    tunnel
+        .send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        .await;
+    tunnel.head().await.unwrap();
+    let mut next = Peer::connect(proxy.inbound()).await;
+    next.send(b"GET / HTTP/9.9\r\n\r\n").await;
+    assert!(next.within(MOMENT).await.is_empty(), "no place yet");
+    drop(tunnel);
+    assert!(is_refusal(&next.rest().await.unwrap(), "505"));
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_told_to_come_again() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        peer.request().await.unwrap();
+        peer.rest().await.ok();
+    })
+    .await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({ "limits": { "requests": 1 } }));
+    let mut first = Peer::connect(proxy.inbound()).await;
+    first.send(GET).await;
+    while upstream.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut second = Peer::connect(proxy.inbound()).await;
+    second.send(GET).await;
+    let answer = second.response().await.unwrap();
+    assert!(is_refusal(&answer, "503"), "{}", show(&answer));
+    assert!(find(&answer, b"retry-after: 1\r\n").is_some());
+}
+
+#[tokio::test]
+async fn waiting_for_an_upstream_connection_has_an_end() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        peer.request().await.unwrap();
+        peer.rest().await.ok();
+    })
+    .await;
+    let settings = json!({
+        "limits": { "upstream_connections": 1 },
+        "timeouts": { "pool": "100ms" },
+    });
+    let proxy = Pillion::inbound_to(upstream.addr, settings);
+    let mut first = Peer::connect(proxy.inbound()).await;
+    first.send(GET).await;
+    while upstream.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut second = Peer::connect(proxy.inbound()).await;
+    second.send(GET).await;
+    let answer = second.response().await.unwrap();
+    assert!(is_refusal(&answer, "503"), "{}", show(&answer));
+}
+
+#[tokio::test]
+async fn a_response_that_does_not_begin_is_504() {
+    for (settings, why) in [
+        (json!({ "response": "100ms" }), "response"),
+        (json!({ "stall": "100ms" }), "stall"),
+    ] {
+        let upstream = Recorder::start(|_, mut peer| async move {
+            peer.request().await.unwrap();
+            peer.rest().await.ok();
+        })
+        .await;
+        let proxy = Pillion::inbound_to(upstream.addr, json!({ "timeouts": settings }));
+        let mut caller = Peer::connect(proxy.inbound()).await;
+        caller.send(GET).await;
+        let answer = caller.response().await.unwrap();
+        assert!(is_refusal(&answer, "504"), "{why}: {}", show(&answer));
+    }
+}
+
+fn stall() -> serde_json::Value {
+    json!({ "timeouts": { "stall": "200ms" } })
+}
+
+#[tokio::test]
+async fn a_request_that_stalls_is_504_and_one_that_drips_is_not() {
+    let upstream = Recorder::friendly().await;
+    let proxy = Pillion::inbound_to(upstream.addr, stall());
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n";
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(&[head, &b"half"[..]].concat()).await;
+    let answer = caller.response().await.unwrap();
+    assert!(is_refusal(&answer, "504"), "{}", show(&answer));
+
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(head).await;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        caller.send(b"x").await;
+    }
+    assert_eq!(caller.response().await.unwrap(), OK);
+}
+
+#[tokio::test]
+async fn a_response_that_stalls_breaks_off_and_one_that_drips_does_not() {
+    let upstream = Recorder::start(|number, mut peer| async move {
+        peer.request().await.unwrap();
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n")
+            .await;
+        let count = if number == 0 { 4 } else { 12 };
+        for _ in 0..count {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            peer.send(b"x").await;
+        }
+        peer.rest().await.ok();
+    })
+    .await;
+    let proxy = Pillion::inbound_to(upstream.addr, stall());
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(GET).await;
+    let answer = caller.rest().await.unwrap();
+    assert!(answer.ends_with(b"\r\n\r\nxxxx"), "{}", show(&answer));
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(GET).await;
+    assert!(caller.response().await.unwrap().ends_with(b"xxxxxxxxxxxx"));
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_is_cut() {
+    let (told, mut gone) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Recorder::start(move |_, mut peer| {
+        let told = told.clone();
+        async move {
+            peer.request().await.unwrap();
+            peer.send(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            while peer.send(&[b'x'; 100_000]).await {}
+            told.send(()).unwrap();
+        }
+    })
+    .await;
+    let proxy = Pillion::inbound_to(upstream.addr, stall());
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(GET).await;
+    // Reads nothing; the upstream fills every buffer, then notices that its connection is gone.
+    tokio::time::timeout(Duration::from_secs(20), gone.recv())
+        .await
+        .unwrap();
+    let closed = ["direction=\"inbound\"", "reason=\"timeout\""];
+    assert!(proxy.metrics().await.lines().any(|line| {
+        line.contains("closed") && closed.iter().all(|label| line.contains(label))
+    }));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_stalls_is_cut_and_a_busy_one_is_not() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        while peer.exactly(1).await.is_ok() {
+            peer.send(b"y").await;
+        }
+    })
+    .await;
+    let mut settings = stall();
+    settings["outbound"] = json!({});
+    let proxy = Pillion::start(settings);
+    let mut caller = Peer::connect(proxy.outbound()).await;
+    let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", upstream.addr);
+    caller.send(connect.as_bytes()).await;
+    caller.head().await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(800) {
+        caller.send(b"x").await;
+        assert_eq!(caller.exactly(1).await.unwrap(), b"y");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(caller.rest().await.unwrap(), b"", "silence ends it");
+}
+
+#[tokio::test]
+async fn idle_connections_end_quietly() {
+    let upstream = Recorder::friendly().await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({ "timeouts": { "idle": "150ms" } }));
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(GET).await;
+    assert_eq!(caller.response().await.unwrap(), OK);
+    assert!(
+        caller.rest().await.unwrap().is_empty(),
+        "HTTP/1: closed without a word"
+    );
+
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(&frames::opening()).await;
+    loop {
+        let frame = frames::read(&mut caller).await.unwrap();
+        if frame.kind == frames::GOAWAY {
+            assert_eq!(frame.code(), 0, "HTTP/2: a goodbye without blame");
+            break;
+        }
+    }
+    let closed = ["reason=\"idle\""];
+    for _ in 0..200 {
+        if proxy
+            .metrics()
+            .await
+            .lines()
+            .any(|line| closed.iter().all(|label| line.contains(label)) && line.ends_with(" 1"))
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not counted as idle:\n{}", proxy.metrics().await);
+}
+
+#[tokio::test]
+async fn a_long_exchange_is_not_idle() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        peer.request().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        peer.send(OK).await;
+    })
+    .await;
+    let settings = json!({
+        "timeouts": { "idle": "100ms", "head": "100ms" },
+        "inbound": { "app_protocol": "http1" },
+    });
+    let proxy = Pillion::inbound_to(upstream.addr, settings);
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(GET).await;
+    assert_eq!(caller.response().await.unwrap(), OK);
+
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(&frames::opening()).await;
+    let headers = frames::frame(
+        frames::HEADERS,
+        frames::END_HEADERS | frames::END_STREAM,
+        1,
+        &frames::block(&frames::GET),
+    );
+    caller.send(&headers).await;
+    loop {
+        let frame = frames::read(&mut caller).await.unwrap();
+        assert_ne!(frame.kind, frames::GOAWAY, "not before the answer");
+        if frame.kind == frames::HEADERS {
+            assert_eq!(frame.status(), 200);
+            break;
+        }
+    }
+}
