@@ -6,7 +6,9 @@ pub mod json_span;
 mod limits;
 pub mod otlp;
 pub mod skywalking;
+mod text_value;
 pub mod thrift;
+pub mod zipkin;
 
 pub use limits::{DecodeError, Decoded, Limits};
 

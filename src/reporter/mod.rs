@@ -19,6 +19,7 @@ mod jaeger_http;
 mod jaeger_udp;
 mod log;
 mod otlp;
+mod zipkin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,8 @@ reporters! {
     "log" => Log, log;
     /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.
     "otlp" => Otlp, otlp;
+    /// Zipkin v2 spans, JSON or proto3, to a Zipkin server or what reads its API.
+    "zipkin" => Zipkin, zipkin;
 }
 
 impl Config {
