@@ -6,6 +6,7 @@
 //!
 //! Adding a reporter is one new file and two neighbouring lines here: its `mod` and its row in the table.
 
+mod datagram;
 mod endpoint;
 mod ledger;
 mod post;
