@@ -2,6 +2,7 @@
 
 pub mod jaeger;
 pub mod jaeger_json;
+pub mod jaeger_proto;
 pub mod json_span;
 mod limits;
 pub mod otlp;

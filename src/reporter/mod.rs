@@ -16,6 +16,7 @@ mod run;
 mod sender;
 
 mod grpc;
+mod jaeger_grpc;
 mod jaeger_http;
 mod jaeger_udp;
 mod log;
@@ -129,6 +130,8 @@ macro_rules! reporters {
 }
 
 reporters! {
+    /// Protobuf over gRPC to a Jaeger collector.
+    "jaeger_grpc" => JaegerGrpc, jaeger_grpc;
     /// Thrift over HTTP to a Jaeger collector.
     "jaeger_http" => JaegerHttp, jaeger_http;
     /// Thrift over UDP to a Jaeger agent, or to Jaeger's and the OpenTelemetry Collector's UDP receivers.
