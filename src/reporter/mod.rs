@@ -21,6 +21,7 @@ mod jaeger_http;
 mod jaeger_udp;
 mod log;
 mod otlp;
+mod skywalking;
 mod zipkin;
 
 use std::sync::Arc;
@@ -140,6 +141,8 @@ reporters! {
     "log" => Log, log;
     /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.
     "otlp" => Otlp, otlp;
+    /// Segments to a SkyWalking server, over gRPC or HTTP.
+    "skywalking" => SkyWalking, skywalking;
     /// Zipkin v2 spans, JSON or proto3, to a Zipkin server or what reads its API.
     "zipkin" => Zipkin, zipkin;
 }
