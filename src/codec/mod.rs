@@ -1,5 +1,6 @@
 //! Bytes for spans: pure encoders and decoders of each wire, without sockets or clocks.
 
+pub mod datadog;
 pub mod jaeger;
 pub mod jaeger_json;
 pub mod jaeger_proto;

@@ -15,6 +15,7 @@ mod retry;
 mod run;
 mod sender;
 
+mod datadog;
 mod grpc;
 mod jaeger_grpc;
 mod jaeger_http;
@@ -131,6 +132,8 @@ macro_rules! reporters {
 }
 
 reporters! {
+    /// Traces in msgpack to a Datadog agent.
+    "datadog" => Datadog, datadog;
     /// Protobuf over gRPC to a Jaeger collector.
     "jaeger_grpc" => JaegerGrpc, jaeger_grpc;
     /// Thrift over HTTP to a Jaeger collector.
