@@ -10,6 +10,7 @@ pub mod otlp;
 pub mod skywalking;
 mod text_value;
 pub mod thrift;
+pub mod xray;
 pub mod zipkin;
 
 pub use limits::{DecodeError, Decoded, Limits};

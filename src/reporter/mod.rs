@@ -23,6 +23,7 @@ mod jaeger_udp;
 mod log;
 mod otlp;
 mod skywalking;
+mod xray;
 mod zipkin;
 
 use std::sync::Arc;
@@ -146,6 +147,8 @@ reporters! {
     "otlp" => Otlp, otlp;
     /// Segments to a SkyWalking server, over gRPC or HTTP.
     "skywalking" => SkyWalking, skywalking;
+    /// Segments over UDP to an AWS X-Ray daemon.
+    "xray" => XRay, xray;
     /// Zipkin v2 spans, JSON or proto3, to a Zipkin server or what reads its API.
     "zipkin" => Zipkin, zipkin;
 }
