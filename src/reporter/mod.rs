@@ -16,6 +16,7 @@ mod run;
 mod sender;
 
 mod datadog;
+mod file;
 mod grpc;
 mod jaeger_grpc;
 mod jaeger_http;
@@ -135,6 +136,8 @@ macro_rules! reporters {
 reporters! {
     /// Traces in msgpack to a Datadog agent.
     "datadog" => Datadog, datadog;
+    /// JSON lines in files that are turned over by size.
+    "file" => File, file;
     /// Protobuf over gRPC to a Jaeger collector.
     "jaeger_grpc" => JaegerGrpc, jaeger_grpc;
     /// Thrift over HTTP to a Jaeger collector.
