@@ -11,6 +11,8 @@ use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 
+use crate::reporter::BuildError;
+
 use crate::model::HostPort;
 
 /// An absolute `http://` or `https://` URL without credentials.
@@ -59,6 +61,16 @@ impl Endpoint {
     /// Host and port.
     pub(super) fn host_port(&self) -> HostPort {
         HostPort::new(self.host(), self.port())
+    }
+
+    /// The configured URL, else the kind's own.
+    pub(super) fn or_default(configured: &Option<Self>, default: &str) -> Result<Self, BuildError> {
+        match configured {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => default
+                .parse()
+                .map_err(|error| BuildError::Client(Box::new(error))),
+        }
     }
 
     /// The URL with this path if it has none of its own, and with this query if it has none.

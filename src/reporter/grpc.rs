@@ -1,6 +1,6 @@
-//! One unary gRPC call over the shared HTTP/2 client: the frame, the status, and what it means for the batch.
+//! One gRPC call over the shared HTTP/2 client: the frame, the status, and what it means for the batch.
 //!
-//! Written by hand because one method with whole messages needs none of what a gRPC framework brings. Sources: gRPC
+//! Written by hand because calls with whole messages need none of what a gRPC framework brings. Sources: gRPC
 //! "PROTOCOL-HTTP2.md"; opentelemetry-proto `docs/specification.md`, section "OTLP/gRPC"; `google/rpc/error_details.proto`.
 
 use std::time::Duration;
@@ -38,9 +38,24 @@ pub(super) const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.Tr
 
 /// Calls the target's method with one message; answers the response message.
 pub(super) async fn call(target: &Target, message: Bytes) -> Result<Bytes, SendError> {
-    let frame = frame(target.compression, message)?;
+    exchange(target, frame(target.compression, message)?).await
+}
+
+/// Calls the target's client-streaming method with these messages and the end of the stream behind them.
+pub(super) async fn call_with_stream(
+    target: &Target,
+    messages: Vec<Vec<u8>>,
+) -> Result<Bytes, SendError> {
+    let mut frames = BytesMut::new();
+    for message in messages {
+        frames.put(frame(target.compression, message.into())?);
+    }
+    exchange(target, frames.freeze()).await
+}
+
+async fn exchange(target: &Target, frames: Bytes) -> Result<Bytes, SendError> {
     let mut request = Request::post(target.uri.clone())
-        .body(Full::new(frame))
+        .body(Full::new(frames))
         .map_err(|error| encode_error(&error))?;
     *request.headers_mut() = headers(target);
     let answer = target

@@ -234,7 +234,8 @@ impl JaegerHttp {
     }
 }
 
-fn by_resource(batch: &[Arc<Span>]) -> Vec<Vec<Arc<Span>>> {
+/// The batch in parts of one resource each.
+pub(super) fn by_resource(batch: &[Arc<Span>]) -> Vec<Vec<Arc<Span>>> {
     let mut parts: Vec<(&Arc<Resource>, Vec<Arc<Span>>)> = Vec::new();
     for span in batch {
         match parts

@@ -90,21 +90,41 @@ impl Settings for Config {
 /// Lines to write and where to say what came of it.
 type Job = (Vec<u8>, oneshot::Sender<std::io::Result<()>>);
 
-struct Log {
+/// The sender; the `file` reporter is another output of it.
+pub(super) struct Log {
     /// The writer thread's inbox, one job deep. The thread starts with the first batch and ends when this is dropped
     /// (or stays in its write for as long as the reader stands still, holding nothing but its lines).
     jobs: Option<mpsc::SyncSender<Job>>,
     output: Option<Box<dyn Write + Send>>,
     timeout: Duration,
+    encode: Encode,
+}
+
+/// A batch as lines.
+type Encode = fn(&[Arc<Span>]) -> Vec<u8>;
+
+fn lines(batch: &[Arc<Span>]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(batch.len() * 512);
+    for span in batch {
+        json_span::write_line(span, &mut lines);
+    }
+    lines
 }
 
 impl Log {
-    fn new(output: Box<dyn Write + Send>, timeout: Duration) -> Self {
+    pub(super) fn new(output: Box<dyn Write + Send>, timeout: Duration) -> Self {
         Self {
             jobs: None,
             output: Some(output),
             timeout,
+            encode: lines,
         }
+    }
+
+    /// Writes batches in this form instead of one line a span.
+    pub(super) fn with_encoder(mut self, encode: Encode) -> Self {
+        self.encode = encode;
+        self
     }
 
     fn jobs(&mut self) -> Result<&mpsc::SyncSender<Job>, SendError> {
@@ -128,10 +148,7 @@ impl Log {
     }
 
     async fn write(&mut self, batch: &[Arc<Span>]) -> Result<Delivery, SendError> {
-        let mut lines = Vec::with_capacity(batch.len() * 512);
-        for span in batch {
-            json_span::write_line(span, &mut lines);
-        }
+        let lines = (self.encode)(batch);
         let (done, written) = oneshot::channel();
         let timeout = self.timeout;
         self.jobs()?

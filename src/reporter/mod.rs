@@ -6,6 +6,7 @@
 //!
 //! Adding a reporter is one new file and two neighbouring lines here: its `mod` and its row in the table.
 
+mod datagram;
 mod endpoint;
 mod ledger;
 mod post;
@@ -14,11 +15,17 @@ mod retry;
 mod run;
 mod sender;
 
+mod datadog;
+mod file;
 mod grpc;
+mod jaeger_grpc;
 mod jaeger_http;
 mod jaeger_udp;
 mod log;
 mod otlp;
+mod skywalking;
+mod xray;
+mod zipkin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +134,12 @@ macro_rules! reporters {
 }
 
 reporters! {
+    /// Traces in msgpack to a Datadog agent.
+    "datadog" => Datadog, datadog;
+    /// JSON lines in files that are turned over by size.
+    "file" => File, file;
+    /// Protobuf over gRPC to a Jaeger collector.
+    "jaeger_grpc" => JaegerGrpc, jaeger_grpc;
     /// Thrift over HTTP to a Jaeger collector.
     "jaeger_http" => JaegerHttp, jaeger_http;
     /// Thrift over UDP to a Jaeger agent, or to Jaeger's and the OpenTelemetry Collector's UDP receivers.
@@ -135,6 +148,12 @@ reporters! {
     "log" => Log, log;
     /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.
     "otlp" => Otlp, otlp;
+    /// Segments to a SkyWalking server, over gRPC or HTTP.
+    "skywalking" => SkyWalking, skywalking;
+    /// Segments over UDP to an AWS X-Ray daemon.
+    "xray" => XRay, xray;
+    /// Zipkin v2 spans, JSON or proto3, to a Zipkin server or what reads its API.
+    "zipkin" => Zipkin, zipkin;
 }
 
 impl Config {

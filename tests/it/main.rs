@@ -31,6 +31,7 @@ mod scenario_sampling;
 mod scenario_signals;
 mod scenario_tracers;
 mod scenario_wires;
+mod reporter_wires;
 mod support;
 mod tls;
 mod traces;

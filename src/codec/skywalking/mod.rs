@@ -5,6 +5,8 @@
 //! Foreign ids of other shapes are digested; the header that brought them is carried along, for the trace's name must leave
 //! as it came. Source: apache/skywalking `docs/en/api/x-process-propagation-headers-v3.md`.
 
+mod segment;
+
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::GeneralPurpose;
@@ -14,6 +16,8 @@ use crate::model::SpanContext;
 use crate::model::SpanId;
 use crate::model::Text;
 use crate::model::TraceId;
+
+pub use segment::{encode_json, encode_segments};
 
 /// The carried item that holds the caller's `sw8` header.
 pub const SW8: &str = "sw8";

@@ -1,0 +1,371 @@
+//! Spans as SkyWalking segments, protobuf and JSON from the same structs.
+//!
+//! Each span is a segment of its own (see the folder's first paragraph) with span number 0; its parent is a reference: the
+//! caller's own words where a `sw8` header brought them, else the segment that the parent's ids make. Times are
+//! milliseconds. Source: apache/skywalking-data-collect-protocol `language-agent/Tracing.proto`; skywalking
+//! `docs/en/api/trace-data-protocol-v3.md`.
+
+use std::sync::Arc;
+
+use prost::Message;
+use serde::Serialize;
+use serde::Serializer;
+
+use crate::codec::skywalking::carried;
+use crate::codec::skywalking::segment_text;
+use crate::codec::skywalking::trace_text;
+use crate::codec::text_value::peer;
+use crate::codec::text_value::text_at;
+use crate::codec::text_value::text_of;
+use crate::model;
+use crate::model::Attribute;
+use crate::model::Kind;
+use crate::model::Status;
+
+/// Each span as one protobuf `SegmentObject`, for the stream `TraceSegmentReportService/collect`.
+pub fn encode_segments(spans: &[Arc<model::Span>]) -> Vec<Vec<u8>> {
+    let segments = spans.iter().map(|span| Segment::of(span));
+    segments.map(|segment| segment.encode_to_vec()).collect()
+}
+
+/// The spans as a JSON list of segments, for `/v3/segments`.
+pub fn encode_json(spans: &[Arc<model::Span>]) -> Vec<u8> {
+    let segments: Vec<_> = spans.iter().map(|span| Segment::of(span)).collect();
+    // Writing plain structs into a Vec cannot fail.
+    serde_json::to_vec(&segments).unwrap_or_default()
+}
+
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Segment {
+    #[prost(string, tag = "1")]
+    trace_id: String,
+    #[prost(string, tag = "2")]
+    trace_segment_id: String,
+    #[prost(message, repeated, tag = "3")]
+    spans: Vec<Span>,
+    #[prost(string, tag = "4")]
+    service: String,
+    #[prost(string, tag = "5")]
+    service_instance: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Span {
+    #[prost(int32, tag = "1")]
+    span_id: i32,
+    #[prost(int32, tag = "2")]
+    parent_span_id: i32,
+    #[prost(int64, tag = "3")]
+    start_time: i64,
+    #[prost(int64, tag = "4")]
+    end_time: i64,
+    #[prost(message, repeated, tag = "5")]
+    refs: Vec<Reference>,
+    #[prost(string, tag = "6")]
+    operation_name: String,
+    #[prost(string, tag = "7")]
+    peer: String,
+    #[prost(int32, tag = "8")]
+    #[serde(serialize_with = "type_name")]
+    span_type: i32,
+    #[prost(int32, tag = "9")]
+    #[serde(serialize_with = "layer_name")]
+    span_layer: i32,
+    #[prost(int32, tag = "10")]
+    component_id: i32,
+    #[prost(bool, tag = "11")]
+    is_error: bool,
+    #[prost(message, repeated, tag = "12")]
+    tags: Vec<Pair>,
+    #[prost(message, repeated, tag = "13")]
+    logs: Vec<Log>,
+    #[prost(bool, tag = "14")]
+    skip_analysis: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reference {
+    #[prost(int32, tag = "1")]
+    #[serde(serialize_with = "reference_name")]
+    ref_type: i32,
+    #[prost(string, tag = "2")]
+    trace_id: String,
+    #[prost(string, tag = "3")]
+    parent_trace_segment_id: String,
+    #[prost(int32, tag = "4")]
+    parent_span_id: i32,
+    #[prost(string, tag = "5")]
+    parent_service: String,
+    #[prost(string, tag = "6")]
+    parent_service_instance: String,
+    #[prost(string, tag = "7")]
+    parent_endpoint: String,
+    #[prost(string, tag = "8")]
+    network_address_used_at_peer: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+struct Pair {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+struct Log {
+    #[prost(int64, tag = "1")]
+    time: i64,
+    #[prost(message, repeated, tag = "2")]
+    data: Vec<Pair>,
+}
+
+const CROSS_PROCESS: i32 = 0;
+const CROSS_THREAD: i32 = 1;
+const HTTP: i32 = 3;
+/// Numbers of SkyWalking's component list: an HTTP server, an HTTP client.
+const HTTP_SERVER: i32 = 4001;
+const HTTP_CLIENT: i32 = 2;
+/// What stands for a caller of whom nothing is known.
+const UNKNOWN: &str = "unknown_service";
+
+impl Segment {
+    fn of(span: &model::Span) -> Self {
+        let context = &span.context;
+        let instance = text_at(&span.resource.attributes, "service.instance.id");
+        let mut segment = Self {
+            trace_id: trace_text(context),
+            trace_segment_id: segment_text(context.trace_id, context.span_id),
+            spans: Vec::new(),
+            service: span.resource.service.to_string(),
+            service_instance: instance.unwrap_or_else(|| "unknown".to_owned()),
+        };
+        let refs = segment.reference(span).into_iter().collect();
+        segment.spans.push(Span::of(span, refs));
+        segment
+    }
+
+    fn reference(&self, span: &model::Span) -> Option<Reference> {
+        let parent = span.parent?;
+        let known = carried(&span.context).filter(|known| known.span_id() == parent);
+        if let Some(known) = known.filter(|_| span.remote_parent) {
+            return Some(Reference {
+                ref_type: CROSS_PROCESS,
+                trace_id: known.trace,
+                parent_trace_segment_id: known.segment,
+                parent_span_id: known.span,
+                parent_service: known.service,
+                parent_service_instance: known.instance,
+                parent_endpoint: known.endpoint,
+                network_address_used_at_peer: known.peer,
+            });
+        }
+        let (ref_type, service, instance) = if span.remote_parent {
+            (CROSS_PROCESS, UNKNOWN, UNKNOWN)
+        } else {
+            (
+                CROSS_THREAD,
+                self.service.as_str(),
+                self.service_instance.as_str(),
+            )
+        };
+        Some(Reference {
+            ref_type,
+            trace_id: self.trace_id.clone(),
+            parent_trace_segment_id: segment_text(span.context.trace_id, parent),
+            parent_span_id: 0,
+            parent_service: service.to_owned(),
+            parent_service_instance: instance.to_owned(),
+            parent_endpoint: "/".to_owned(),
+            network_address_used_at_peer: String::new(),
+        })
+    }
+}
+
+impl Span {
+    fn of(span: &model::Span, refs: Vec<Reference>) -> Self {
+        let is_http = span.attribute("http.request.method").is_some();
+        let (span_type, component_id) = match span.kind {
+            Kind::Server | Kind::Consumer => (0, HTTP_SERVER),
+            Kind::Client | Kind::Producer => (1, HTTP_CLIENT),
+            Kind::Internal => (2, 0),
+        };
+        // An exit span without a peer is refused; an entry span has none.
+        let peer = match (span_type, peer(span)) {
+            (1, Some((host, Some(port)))) => format!("{host}:{port}"),
+            (1, Some((host, None))) => host,
+            (1, None) => "unknown".to_owned(),
+            _ => String::new(),
+        };
+        Self {
+            span_id: 0,
+            parent_span_id: -1,
+            start_time: millis(span.start),
+            end_time: millis(span.end),
+            refs,
+            operation_name: span.name.to_string(),
+            peer,
+            span_type,
+            span_layer: if is_http { HTTP } else { 0 },
+            component_id: if is_http { component_id } else { 0 },
+            is_error: matches!(span.status, Status::Error(_)),
+            tags: pairs(&span.attributes),
+            logs: span.events.iter().map(log).collect(),
+            skip_analysis: false,
+        }
+    }
+}
+
+fn millis(time: model::Timestamp) -> i64 {
+    (time.0 / 1_000_000) as i64
+}
+
+/// Attributes as tags; those that SkyWalking searches by go under its own names.
+fn pairs(attributes: &[Attribute]) -> Vec<Pair> {
+    let named = |attribute: &Attribute| Pair {
+        key: match attribute.key.as_str() {
+            "http.request.method" => "http.method".to_owned(),
+            "http.response.status_code" => "http.status_code".to_owned(),
+            "url.full" => "url".to_owned(),
+            key => key.to_owned(),
+        },
+        value: text_of(&attribute.value),
+    };
+    attributes.iter().map(named).collect()
+}
+
+fn log(event: &model::Event) -> Log {
+    let mut data = vec![Pair {
+        key: "event".to_owned(),
+        value: event.name.to_string(),
+    }];
+    data.extend(pairs(&event.attributes));
+    Log {
+        time: millis(event.time),
+        data,
+    }
+}
+
+fn type_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match number {
+        0 => "Entry",
+        1 => "Exit",
+        _ => "Local",
+    })
+}
+
+fn layer_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *number == HTTP { "Http" } else { "Unknown" })
+}
+
+fn reference_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *number == CROSS_THREAD {
+        "CrossThread"
+    } else {
+        "CrossProcess"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::skywalking;
+    use crate::codec::tests::full_span;
+    use crate::model::SpanId;
+
+    #[test]
+    fn a_real_agents_segment_is_read_to_its_last_byte() {
+        let body = include_bytes!(
+            "../../../tests/data/skywalking/01-python-agent-1.2.0-segmentobject.bin"
+        );
+        let segment = Segment::decode(&body[..]).unwrap();
+        assert_eq!(
+            (segment.service.as_str(), segment.spans.len()),
+            ("sw-demo", 2)
+        );
+        assert_eq!(
+            (segment.spans[0].span_type, segment.spans[0].span_layer),
+            (1, 3)
+        );
+        assert_eq!(segment.spans[1].tags[0].key, "http.method");
+        assert_eq!(
+            segment.encode_to_vec().len(),
+            body.len(),
+            "no field was passed over"
+        );
+    }
+
+    #[test]
+    fn a_span_is_a_segment_that_refers_to_its_parent() {
+        let mut span = full_span();
+        span.attributes
+            .push(Attribute::new("server.address", "stock"));
+        span.attributes.push(Attribute::new("server.port", 80_i64));
+        let body = encode_json(&[Arc::new(span.clone())]);
+        let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        for (path, expected) in [
+            ("/0/traceId", "0af7651916cd43dd8448eb211c80319c"),
+            (
+                "/0/traceSegmentId",
+                "0af7651916cd43dd8448eb211c80319cbda7d714c4652197",
+            ),
+            ("/0/service", "svc-a"),
+            ("/0/spans/0/spanType", "Exit"),
+            ("/0/spans/0/spanLayer", "Http"),
+            ("/0/spans/0/peer", "stock:80"),
+            ("/0/spans/0/operationName", "GET /users/{id}"),
+            ("/0/spans/0/refs/0/refType", "CrossProcess"),
+            (
+                "/0/spans/0/refs/0/parentTraceSegmentId",
+                "0af7651916cd43dd8448eb211c80319cb29a2a6e589ef16b",
+            ),
+            ("/0/spans/0/tags/0/key", "http.method"),
+            ("/0/spans/0/tags/1/value", "503"),
+            ("/0/spans/0/logs/0/data/0/value", "step\nwith a line break"),
+        ] {
+            let found = list.pointer(path).and_then(|value| value.as_str());
+            assert_eq!(found, Some(expected), "{path}");
+        }
+        assert_eq!(list[0]["spans"][0]["startTime"], 1_795_165_654_108_i64);
+        assert_eq!(list[0]["spans"][0]["parentSpanId"], -1);
+        assert_eq!(list[0]["spans"][0]["isError"], true);
+        let protobuf = encode_segments(&[Arc::new(span)]);
+        assert_eq!(
+            Segment::decode(&protobuf[0][..]).unwrap().spans[0].peer,
+            "stock:80"
+        );
+    }
+
+    #[test]
+    fn a_callers_own_words_become_the_reference() {
+        let header = "1-YS5iLmM=-ZC5lLmY=-3-cw==-aQ==-L2U=-cDox";
+        let caller = skywalking::Reference::parse(header).unwrap();
+        let mut span = full_span();
+        span.context.carried = [(skywalking::SW8, header.into())].into_iter().collect();
+        span.context.trace_id = caller.trace_id().unwrap();
+        span.parent = Some(caller.span_id());
+        let segment = Segment::of(&span);
+        let reference = &segment.spans[0].refs[0];
+        assert_eq!(segment.trace_id, "a.b.c");
+        assert_eq!(reference.parent_trace_segment_id, "d.e.f");
+        assert_eq!(
+            (reference.parent_span_id, reference.parent_service.as_str()),
+            (3, "s")
+        );
+        // The next span of ours below hangs on the one above.
+        span.remote_parent = false;
+        span.parent = SpanId::from_u64(9);
+        let segment = Segment::of(&span);
+        let reference = &segment.spans[0].refs[0];
+        assert_eq!(reference.ref_type, CROSS_THREAD);
+        assert!(
+            reference
+                .parent_trace_segment_id
+                .ends_with("0000000000000009")
+        );
+        assert_eq!(reference.parent_service, "svc-a");
+    }
+}

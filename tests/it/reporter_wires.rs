@@ -1,0 +1,196 @@
+//! Each further wire against a scripted collector: where it posts, what arrives, what the book says.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use pillion::reporter::Config;
+use pillion::reporter::Reporters;
+use pillion::reporter::Sink;
+use pillion::reporter::Snapshot;
+
+use crate::support::collector::Collector;
+use crate::support::collector::Received;
+use crate::support::collector::Reply;
+use crate::support::collector::Speaks;
+use crate::support::collector::Where;
+use crate::support::spans::spans;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Sends three spans through the reporter of this YAML, `{url}` standing for the collector; what arrived and the book.
+async fn sent(yaml: &str, speaks: Speaks, script: Vec<Reply>) -> (Vec<Received>, Snapshot) {
+    let collector = Collector::start(speaks, script, Reply::Accept).await;
+    let yaml = yaml.replace("{url}", &collector.url());
+    let config: Config = serde_saphyr::from_str(&yaml).unwrap();
+    let reporters = Reporters::start(&[config], None, None).unwrap();
+    for span in spans(0..3, 10) {
+        reporters.report(span);
+    }
+    reporters.shutdown(LIMIT).await;
+    let book = reporters.snapshot().remove(0);
+    assert_eq!(book.accepted, 3);
+    assert_eq!(book.exported + book.dropped_total(), 3, "{yaml}: {book:?}");
+    (collector.received(), book)
+}
+
+#[tokio::test]
+async fn zipkin_posts_lists_in_either_spelling() {
+    for (yaml, content_type) in [
+        ("zipkin: { endpoint: '{url}' }", "application/json"),
+        (
+            "zipkin: { endpoint: '{url}', compression: gzip }",
+            "application/json",
+        ),
+        (
+            "zipkin: { endpoint: '{url}', encoding: proto3 }",
+            "application/x-protobuf",
+        ),
+    ] {
+        let (received, book) = sent(yaml, Speaks::Http1, vec![]).await;
+        assert_eq!(book.exported, 3, "{yaml}: {book:?}");
+        assert_eq!(received[0].path, "/api/v2/spans");
+        assert_eq!(received[0].headers["content-type"], content_type);
+        let message = received[0].message();
+        if content_type == "application/json" {
+            let list: Vec<Value> = serde_json::from_slice(&message).unwrap();
+            let ids: Vec<_> = list
+                .iter()
+                .map(|span| span["id"].as_str().unwrap())
+                .collect();
+            assert_eq!(
+                ids,
+                ["0000000000000001", "0000000000000002", "0000000000000003"]
+            );
+        } else {
+            assert_eq!(message[0], 0x0a, "a list of spans");
+        }
+    }
+}
+
+#[tokio::test]
+async fn zipkin_repeats_what_says_later_and_nothing_else() {
+    let yaml = "zipkin: { endpoint: '{url}', retry: { initial: 10ms } }";
+    let later = Reply::Status(503, vec![], "later");
+    let (received, book) = sent(yaml, Speaks::Http1, vec![later]).await;
+    assert_eq!((received.len(), book.exported), (2, 3));
+    let never = Reply::Status(400, vec![], "Expected a JSON_V2 encoded list");
+    let (received, book) = sent(yaml, Speaks::Http1, vec![never]).await;
+    assert_eq!((received.len(), book.exported), (1, 0));
+    assert!(
+        book.last_error
+            .as_deref()
+            .is_some_and(|e| e.contains("JSON_V2")),
+        "{book:?}"
+    );
+}
+
+/// The gRPC frames of a body, none of them compressed.
+fn frames(body: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    let mut rest = body;
+    while let Some((head, behind)) = rest.split_first_chunk::<5>() {
+        assert_eq!(head[0], 0, "not compressed");
+        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        frames.push(&behind[..len]);
+        rest = &behind[len..];
+    }
+    assert!(rest.is_empty());
+    frames
+}
+
+#[tokio::test]
+async fn jaeger_grpc_posts_one_message_of_one_process() {
+    for yaml in [
+        "jaeger_grpc: { endpoint: '{url}', headers: { x-tenant: acme } }",
+        "jaeger_grpc: { endpoint: '{url}/ignored', compression: gzip, headers: { x-tenant: acme } }",
+    ] {
+        let (received, book) = sent(yaml, Speaks::Http2, vec![]).await;
+        assert_eq!((received.len(), book.exported), (1, 3), "{yaml}: {book:?}");
+        assert_eq!(
+            received[0].path,
+            "/jaeger.api_v2.CollectorService/PostSpans"
+        );
+        assert_eq!(received[0].headers["x-tenant"], "acme");
+        let message = received[0].message();
+        assert!(
+            message.windows(3).any(|bytes| bytes == b"svc"),
+            "the process is in it"
+        );
+    }
+    let full = Reply::Grpc(8, None, Where::Trailers);
+    let yaml = "jaeger_grpc: { endpoint: '{url}' }";
+    let (_, book) = sent(yaml, Speaks::Http2, vec![full]).await;
+    assert_eq!(book.exported, 0, "the collector's queue is full");
+}
+
+#[tokio::test]
+async fn skywalking_streams_or_posts_a_segment_for_each_span() {
+    let yaml = "skywalking: { endpoint: '{url}', token: secret }";
+    let (received, book) = sent(yaml, Speaks::Http2, vec![]).await;
+    assert_eq!((received.len(), book.exported), (1, 3), "{book:?}");
+    assert_eq!(
+        received[0].path,
+        "/skywalking.v3.TraceSegmentReportService/collect"
+    );
+    assert_eq!(received[0].headers["authentication"], "secret");
+    assert_eq!(frames(&received[0].body).len(), 3);
+
+    let yaml = "skywalking: { endpoint: '{url}', protocol: http }";
+    let (received, book) = sent(yaml, Speaks::Http1, vec![]).await;
+    assert_eq!(book.exported, 3, "{book:?}");
+    assert_eq!(received[0].path, "/v3/segments");
+    let list: Vec<Value> = serde_json::from_slice(&received[0].message()).unwrap();
+    assert_eq!(list.len(), 3);
+    assert_eq!(list[0]["spans"][0]["spanType"], "Entry");
+    assert_eq!(list[0]["serviceInstance"], "1");
+    let refused = Reply::Grpc(16, None, Where::Headers);
+    let yaml = "skywalking: { endpoint: '{url}' }";
+    let (_, book) = sent(yaml, Speaks::Http2, vec![refused]).await;
+    assert_eq!(book.exported, 0, "a wrong token");
+}
+
+#[tokio::test]
+async fn datadog_puts_traces_with_their_number() {
+    let yaml = "datadog: { endpoint: '{url}' }";
+    let (received, book) = sent(yaml, Speaks::Http1, vec![]).await;
+    assert_eq!(book.exported, 3, "{book:?}");
+    assert_eq!(received[0].path, "/v0.4/traces");
+    let headers = &received[0].headers;
+    assert_eq!(headers["content-type"], "application/msgpack");
+    assert_eq!(headers["x-datadog-trace-count"], "3");
+    assert_eq!(headers["datadog-send-real-http-status"], "1");
+    assert_eq!(
+        received[0].body[..5],
+        [0xdd, 0, 0, 0, 3],
+        "an array of three traces"
+    );
+    let busy = Reply::Status(429, vec![("retry-after", "0".to_owned())], "");
+    let yaml = "datadog: { endpoint: '{url}', retry: { initial: 10ms } }";
+    let (received, book) = sent(yaml, Speaks::Http1, vec![busy]).await;
+    assert_eq!((received.len(), book.exported), (2, 3));
+}
+
+#[tokio::test]
+async fn xray_sends_a_datagram_for_each_span_and_notices_that_nobody_listens() {
+    let daemon = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = daemon.local_addr().unwrap();
+    let yaml = format!("xray: {{ endpoint: '{endpoint}' }}");
+    let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+    assert_eq!(book.exported, 3, "{book:?}");
+    let mut buffer = vec![0; 64 << 10];
+    for id in 1..=3 {
+        let received = tokio::time::timeout(LIMIT, daemon.recv(&mut buffer)).await;
+        let len = received.unwrap().unwrap();
+        let text = std::str::from_utf8(&buffer[..len]).unwrap();
+        let (header, document) = text.split_once('\n').unwrap();
+        let header: Value = serde_json::from_str(header).unwrap();
+        assert_eq!(header["format"], "json");
+        let document: Value = serde_json::from_str(document).unwrap();
+        assert_eq!(document["id"], format!("{id:016x}"));
+        assert_eq!(document["name"], "svc");
+    }
+    drop(daemon);
+    let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+    assert!(book.exported < 3, "refusals are noticed: {book:?}");
+}
