@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::conversations;
 use super::in_front_of;
 use crate::support::raw::Peer;
 use crate::support::raw::Recorder;

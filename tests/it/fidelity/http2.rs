@@ -19,7 +19,6 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
-use super::conversations;
 use super::in_front_of;
 use crate::support::raw::Peer;
 use crate::support::raw::Recorder;
@@ -327,7 +326,7 @@ async fn a_large_body_both_ways() {
     let proxy = in_front_of(upstream, json!({}));
     let mut client = connect(proxy.inbound()).await;
     let (response, mut stream) = client.send_request(post("/"), false).unwrap();
-    let large: Bytes = (0..3_000_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let large: Bytes = (0..3_000_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let sending = async {
         send_all(&mut stream, large.clone()).await;
         stream.send_data(Bytes::new(), true).unwrap();

@@ -17,7 +17,6 @@ macro_rules! conversations {
         }
     };
 }
-use conversations;
 
 mod exchange;
 mod http2;

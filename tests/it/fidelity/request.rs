@@ -177,7 +177,7 @@ fn hops() -> Vec<Shape> {
 
 fn bodies() -> Vec<Shape> {
     let every_byte: Vec<u8> = (0..=255).collect();
-    let large: Vec<u8> = (0..1_500_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..1_500_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let post =
         |length: usize| format!("POST /b HTTP/1.1\nHost: {{host}}\nContent-Length: {length}\n\n");
     let chunked = "POST /c HTTP/1.1\nHost: {host}\nTransfer-Encoding: chunked\nX-A: 1\n\n";

@@ -102,7 +102,7 @@ fn fields() -> Vec<Shape> {
 }
 
 fn lengths() -> Vec<Shape> {
-    let large: Vec<u8> = (0..1_500_000_u32).map(|n| (n * 37 >> 4) as u8).collect();
+    let large: Vec<u8> = (0..1_500_000_u32).map(|n| ((n * 37) >> 4) as u8).collect();
     let chunked = "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nX-A: 1\n\n";
     let chunked_added = "HTTP/1.1 200 OK\nX-A: 1\ntransfer-encoding: chunked\n\n";
     let in_one_chunk = |body: &[u8]| {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::conversations;
 use super::in_front_of;
 use crate::support::proxy::Pillion;
 use crate::support::raw::Peer;
@@ -181,7 +180,7 @@ async fn a_megabyte_both_ways() {
     let mut caller = Peer::connect(proxy.inbound()).await;
     caller.send(UPGRADE).await;
     caller.head().await.unwrap();
-    let large: Vec<u8> = (0..1_000_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..1_000_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     for piece in large.chunks(50_000) {
         caller.send(piece).await;
         assert!(caller.exactly(piece.len()).await.unwrap() == piece);

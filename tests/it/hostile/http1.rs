@@ -531,7 +531,7 @@ fn bodies() -> Vec<Input> {
 }
 
 fn other_protocols() -> Vec<Input> {
-    let binary: Vec<u8> = (0..4000_u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    let binary: Vec<u8> = (0..4000_u32).map(|n| ((n * 7919) >> 3) as u8).collect();
     let hello = [
         b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03".as_slice(),
         &[0xab; 189],

@@ -22,8 +22,6 @@ type Field = (&'static [u8], &'static [u8]);
 enum Gets {
     /// GOAWAY with an error, or a closed connection.
     Closed,
-    /// Stream 1 is reset; other streams go on.
-    Reset,
     /// Stream 1 gets this status.
     Status(u16),
     /// Stream 1 gets this status or is reset.
@@ -587,7 +585,6 @@ async fn run(input: &Input, to: SocketAddr, upstream: &Recorder) -> Result<(), S
     let came = answer(&mut caller).await;
     let fits = match input.gets {
         Gets::Closed => came == Came::Closed,
-        Gets::Reset => came == Came::Reset,
         Gets::Status(status) => came == Came::Status(status),
         Gets::StatusOrReset(status) => {
             matches!(came, Came::Reset | Came::Closed) || came == Came::Status(status)

@@ -86,11 +86,8 @@ impl Peer {
             return false;
         }
         let mut buffer = vec![0; 64 * 1024];
-        let count = match self.stream.read(&mut buffer).await {
-            Ok(count) => count,
-            // A reset ends what can be read.
-            Err(_) => 0,
-        };
+        // A reset ends what can be read.
+        let count = self.stream.read(&mut buffer).await.unwrap_or_default();
         self.ended = count == 0;
         self.unread.extend_from_slice(&buffer[..count]);
         if let Some(log) = &self.log {

@@ -1,3 +1,5 @@
+//! Streams that pass and streams that do not, cut at every byte.
+
 use super::*;
 
 const BOUNDS: Bounds = Bounds {
