@@ -1,8 +1,9 @@
 //! Datadog's traces for `/v0.4/traces`: msgpack written by hand, for it takes a page and a library would take more.
 //!
 //! Spans are grouped by trace. Ids are 64 bits; the high half of a trace id stands in the first span's `_dd.p.tid`, beside
-//! the sampling priority of the whole and what a Datadog caller's headers said besides. Attributes are texts in `meta`, numbers in `metrics`; the operation is
-//! `http.server.request` and its like, and our span name is the resource. Events and links have no place in this version.
+//! the sampling priority of the whole and what a Datadog caller's headers said besides. Attributes are texts in `meta`,
+//! numbers in `metrics`; the operation is `http.server.request` and its like, and our span name is the resource. Events and
+//! links have no place in this version.
 //! Source: dd-trace-py `ddtrace/internal/encoding.py`; a captured request; Datadog, "Unified Service Tagging".
 
 use std::sync::Arc;
