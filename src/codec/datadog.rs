@@ -1,8 +1,9 @@
 //! Datadog's traces for `/v0.4/traces`: msgpack written by hand, for it takes a page and a library would take more.
 //!
 //! Spans are grouped by trace. Ids are 64 bits; the high half of a trace id stands in the first span's `_dd.p.tid`, beside
-//! the sampling priority of the whole. Attributes are texts in `meta`, numbers in `metrics`; the operation is
-//! `http.server.request` and its like, and our span name is the resource. Events and links have no place in this version.
+//! the sampling priority of the whole and what a Datadog caller's headers said besides. Attributes are texts in `meta`,
+//! numbers in `metrics`; the operation is `http.server.request` and its like, and our span name is the resource. Events and
+//! links have no place in this version.
 //! Source: dd-trace-py `ddtrace/internal/encoding.py`; a captured request; Datadog, "Unified Service Tagging".
 
 use std::sync::Arc;
@@ -97,12 +98,23 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
     {
         meta.push(("error.message", description.to_string()));
     }
+    if let Some(origin) = span.context.carried.get("datadog.origin") {
+        meta.push(("_dd.origin", origin.to_string()));
+    }
     if is_first {
         if span.context.trace_id.high() != 0 {
             meta.push((
                 "_dd.p.tid",
                 format!("{:016x}", span.context.trace_id.high()),
             ));
+        }
+        let tags = span.context.carried.get("datadog.tags");
+        for (key, value) in tags
+            .iter()
+            .flat_map(|tags| tags.split(','))
+            .filter_map(pair)
+        {
+            meta.push((key, value.to_owned()));
         }
         let kept = span.context.carried.get("datadog.priority");
         let kept = kept
@@ -140,6 +152,10 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
         }
     }
     (meta, metrics)
+}
+
+fn pair(tag: &str) -> Option<(&str, &str)> {
+    tag.split_once('=')
 }
 
 /// What Datadog groups everything by.
@@ -265,7 +281,13 @@ mod tests {
     fn spans_are_grouped_by_trace_and_the_first_speaks_for_it() {
         let mut server = full_span();
         server.kind = Kind::Server;
-        server.context.carried = [("datadog.priority", "2".into())].into_iter().collect();
+        server.context.carried = [
+            ("datadog.priority", "2".into()),
+            ("datadog.origin", "rum".into()),
+            ("datadog.tags", "_dd.p.dm=-4".into()),
+        ]
+        .into_iter()
+        .collect();
         server
             .attributes
             .push(Attribute::new("long", "x".repeat(300)));
@@ -290,6 +312,8 @@ mod tests {
             ("/meta/http.status_code", json!("503")),
             ("/meta/http.method", json!("GET")),
             ("/meta/error.message", json!("boom")),
+            ("/meta/_dd.origin", json!("rum")),
+            ("/meta/_dd.p.dm", json!("-4")),
             ("/meta/yes", json!("true")),
             ("/meta/long", json!("x".repeat(300))),
             ("/metrics/_sampling_priority_v1", json!(2.0)),

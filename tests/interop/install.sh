@@ -2,9 +2,9 @@
 # Installs the real counterparts that the interop tests use: Jaeger v2, Python and Node clients, command-line tools.
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
-#   bin/jaeger    python/bin/python    node/node_modules    log/*.log
+#   bin/jaeger    python/bin/python    agents/bin/python    node/node_modules    log/*.log
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
-# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python node debian (default: all).
+# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python agents node debian (default: all).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,12 +16,12 @@ skipped=0
 main() {
   mkdir -p "$tools/bin" "$tools/log" || exit 1
   local part
-  if [[ $# = 0 ]]; then set -- debian jaeger python node; fi
+  if [[ $# = 0 ]]; then set -- debian jaeger python agents node; fi
   for part in "$@"; do
     case $part in
-      jaeger | python | node | debian) "install_$part" ;;
+      jaeger | python | agents | node | debian) "install_$part" ;;
       *)
-        echo "unknown part: $part (jaeger, python, node, debian)" >&2
+        echo "unknown part: $part (jaeger, python, agents, node, debian)" >&2
         exit 2
         ;;
     esac
@@ -86,23 +86,29 @@ jaeger_by_wrapper() {
   return $status
 }
 
-install_python() {
-  local venv=$tools/python wanted=$here/python/requirements.txt
+install_python() { install_venv python "$here/python/requirements.txt"; }
+
+# The agents of other systems patch what they find, so they live apart.
+install_agents() { install_venv agents "$here/python/agents.txt"; }
+
+# install_venv NAME REQUIREMENTS
+install_venv() {
+  local name=$1 venv=$tools/$1 wanted=$2
   if cmp -s "$wanted" "$venv/installed.txt"; then
-    have "python packages"
+    have "$name packages"
     return
   fi
   if ! command -v python3 >/dev/null; then
-    skip "python packages: no python3"
+    skip "$name packages: no python3"
     return
   fi
-  if try python-venv python3 -m venv --clear "$venv" &&
-    try python "$venv/bin/python" -m pip install --no-input -r "$wanted"; then
+  if try "$name-venv" python3 -m venv --clear "$venv" &&
+    try "$name" "$venv/bin/python" -m pip install --no-input -r "$wanted"; then
     cp "$wanted" "$venv/installed.txt"
-    have "python packages"
+    have "$name packages"
     return
   fi
-  [[ -x $venv/bin/pip ]] && skip "python packages: $(reason python)" || skip "python packages: $(reason python-venv)"
+  [[ -x $venv/bin/pip ]] && skip "$name packages: $(reason "$name")" || skip "$name packages: $(reason "$name-venv")"
 }
 
 install_node() {

@@ -24,6 +24,7 @@ const PAGES: &[&str] = &[
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/configuration.md",
+    "docs/interop.md",
     "docs/metrics.md",
     "docs/spans.md",
 ];
@@ -327,6 +328,39 @@ fn the_readme_names_every_member_of_every_family() {
     }
     for kind in sampling::KINDS {
         row(kind.name, ": {");
+    }
+}
+
+#[test]
+fn the_interop_page_has_a_row_for_every_format_and_reporter_and_names_tests_that_exist() {
+    let page = read("docs/interop.md");
+    let names = FORMATS.iter().map(|format| format.name());
+    let names = names.chain(reporter::KINDS.iter().map(|(name, _)| *name));
+    for name in names {
+        let start = format!("| `{name}` |");
+        let row = page.lines().find(|line| line.starts_with(&start));
+        let row = row.unwrap_or_else(|| panic!("docs/interop.md has no row for {name}"));
+        assert!(row.contains("::"), "{name} names no test: {row}");
+    }
+    for test in words_in_backticks(&page)
+        .iter()
+        .filter(|word| word.contains("::"))
+    {
+        let mut path = test.split("::");
+        let module = path.next().unwrap();
+        let inner = path.next().unwrap();
+        let candidates = [
+            format!("tests/it/{module}.rs"),
+            format!("tests/it/{module}/{inner}.rs"),
+            format!("src/{module}/{inner}.rs"),
+        ];
+        let found = candidates.iter().any(|file| {
+            let Ok(text) = fs::read_to_string(self::path(file)) else {
+                return false;
+            };
+            file.ends_with(&format!("/{inner}.rs")) || text.contains(&format!("fn {inner}("))
+        });
+        assert!(found, "docs/interop.md names {test}, which is not there");
     }
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod agents_python;
 mod cli;
 mod codec_python;
 mod config_files;

@@ -38,12 +38,15 @@ async fn every_wire_carries_a_trace_into_jaeger() {
         return;
     };
     let ports = &jaeger.ports;
+    let jaeger_grpc = ports.jaeger_grpc;
     let (compact, binary) = (ports.thrift_compact_udp, ports.thrift_binary_udp);
     let (thrift, http, grpc) = (ports.thrift_http, ports.otlp_http, ports.otlp_grpc);
     let wires = [
         format!("jaeger_udp: {{ endpoint: '127.0.0.1:{compact}' }}"),
         format!("jaeger_udp: {{ endpoint: '127.0.0.1:{binary}', protocol: binary }}"),
         format!("jaeger_http: {{ endpoint: 'http://127.0.0.1:{thrift}' }}"),
+        format!("jaeger_grpc: {{ endpoint: 'http://127.0.0.1:{jaeger_grpc}' }}"),
+        format!("jaeger_grpc: {{ endpoint: 'http://127.0.0.1:{jaeger_grpc}', compression: gzip }}"),
         format!("otlp: {{ endpoint: 'http://127.0.0.1:{http}' }}"),
         format!("otlp: {{ endpoint: 'http://127.0.0.1:{http}', compression: gzip }}"),
         format!("otlp: {{ endpoint: 'http://127.0.0.1:{grpc}', protocol: grpc }}"),
@@ -64,6 +67,63 @@ async fn every_wire_carries_a_trace_into_jaeger() {
         let id = trace[0].context.trace_id.to_string();
         let found = jaeger.wait_for_trace(&id, 3, LIMIT).await;
         assert_trace(&found, &trace, yaml);
+    }
+}
+
+/// Zipkin's tags are texts and links have no place, so this is what is left to compare.
+#[tokio::test]
+async fn both_spellings_of_zipkin_carry_a_trace_into_jaeger() {
+    let strategies = json!({ "default_strategy": { "type": "probabilistic", "param": 1 } });
+    let Some(jaeger) = Jaeger::start(Sampling::File(strategies)).await else {
+        return;
+    };
+    let zipkin = jaeger.ports.zipkin;
+    for (number, settings) in [
+        (100, "encoding: json, compression: gzip"),
+        (101, "encoding: proto3"),
+    ] {
+        let yaml = format!("zipkin: {{ endpoint: 'http://127.0.0.1:{zipkin}', {settings} }}");
+        let config: Config = serde_saphyr::from_str(&yaml).unwrap();
+        let reporters = Reporters::start(&[config], None, None).unwrap();
+        let trace = trace(number);
+        for span in &trace {
+            reporters.report(Arc::clone(span));
+        }
+        reporters.shutdown(LIMIT).await;
+        let book = reporters.snapshot().remove(0);
+        assert_eq!(book.exported, 3, "{yaml}: {book:?}");
+        let id = trace[0].context.trace_id.to_string();
+        let found = jaeger.wait_for_trace(&id, 3, LIMIT).await;
+        let all = spans(&found);
+        for sent in &trace {
+            let id = sent.context.span_id.to_string();
+            let span = all
+                .iter()
+                .find(|span| span["spanID"] == id.as_str())
+                .unwrap();
+            assert_eq!(span["operationName"], sent.name.as_str(), "{settings}");
+            assert_eq!(span["startTime"], sent.start.micros(), "{settings}");
+            assert_eq!(span["duration"], 3_000, "{settings}");
+            assert_eq!(tag(span, "span.kind"), sent.kind.name(), "{settings}");
+            let parent = span["references"]
+                .get(0)
+                .map(|parent| parent["spanID"].clone());
+            assert_eq!(
+                parent,
+                sent.parent.map(|id| json!(id.to_string())),
+                "{settings}"
+            );
+            let process = &found["processes"][span["processID"].as_str().unwrap()];
+            assert_eq!(process["serviceName"], "reporter-test", "{settings}");
+        }
+        let id = trace[0].context.span_id.to_string();
+        let server = all
+            .iter()
+            .find(|span| span["spanID"] == id.as_str())
+            .unwrap();
+        assert_eq!(tag(server, "error"), "boom", "{settings}");
+        let fields = server["logs"][0]["fields"].to_string();
+        assert!(fields.contains("retry"), "{settings}: {fields}");
     }
 }
 
