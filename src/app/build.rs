@@ -49,8 +49,14 @@ const DEFAULT_SERVICE: &str = "unknown_service";
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A listener.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    #[error("`{setting}` cannot be opened")]
+    Bind {
+        /// The key that says where.
+        setting: &'static str,
+        /// The address and why not.
+        #[source]
+        source: BindError,
+    },
     /// The sockets that the service manager hands over cannot be used.
     #[error("the sockets handed over by the service manager cannot be used")]
     Inherited(#[source] io::Error),
@@ -275,7 +281,7 @@ fn bind(
 ) -> Result<Bound, BuildError> {
     let sockets = match handed_over {
         Some(socket) => listen::share(socket, workers).map_err(BuildError::Inherited)?,
-        None => listen::bind_workers(resolve(at)?, workers)?,
+        None => open(setting(&listener.role), at, workers)?,
     };
     let address = sockets.first().map(TcpListener::local_addr);
     let address = match address {
@@ -289,8 +295,27 @@ fn bind(
     })
 }
 
+/// Listens where the key `setting` says.
+pub(super) fn open(
+    setting: &'static str,
+    at: &HostPort,
+    workers: usize,
+) -> Result<Vec<TcpListener>, BuildError> {
+    listen::bind_workers(resolve(at)?, workers)
+        .map_err(|source| BuildError::Bind { setting, source })
+}
+
+/// The key that says where a listener of this role is.
+fn setting(role: &Role) -> &'static str {
+    match role {
+        Role::Inbound { .. } => "inbound.listen",
+        Role::ForwardProxy { .. } => "outbound.listen",
+        Role::Route { .. } => "routes",
+    }
+}
+
 /// A listening address: the first that the name has.
-pub(super) fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
+fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
     let failed = |source| BuildError::Resolve {
         addr: at.clone(),
         source,

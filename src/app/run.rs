@@ -43,7 +43,6 @@ use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
-use crate::net::listen;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Shared;
@@ -176,9 +175,14 @@ async fn wait_for_end(running: &Running, control: &Control, mut watch: Watch, mu
 /// Puts a configuration that was loaded again to work, or says why not.
 pub(super) fn apply(running: &Running, control: &Control, event: Event) {
     let answer = match &event.outcome {
-        Ok(loaded) => running
-            .apply(loaded, &control.logs)
-            .map_err(|error| Chain(&error).to_string()),
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                warn!(warning = warning.trim_end(), "doubtful setting");
+            }
+            running
+                .apply(loaded, &control.logs)
+                .map_err(|error| Chain(&error).to_string())
+        }
         Err(errors) => {
             running
                 .metrics
@@ -188,9 +192,9 @@ pub(super) fn apply(running: &Running, control: &Control, event: Event) {
         }
     };
     match &answer {
-        Ok(changes) => info!(changes, cause = ?event.cause, "configuration reloaded"),
+        Ok(changes) => info!(changes, cause = %event.cause, "configuration reloaded"),
         Err(reason) => {
-            error!(reason, cause = ?event.cause, "configuration not reloaded, the old one stays")
+            error!(reason, cause = %event.cause, "configuration not reloaded, the old one stays")
         }
     }
     event.answer(answer);
@@ -370,7 +374,15 @@ impl Running {
 
     /// [`Running::reload`] with what hangs on a loaded configuration besides.
     fn apply(&self, loaded: &Loaded, logs: &Logs) -> Result<String, RunError> {
+        let waiting: Vec<String> = diff(&self.config.lock(), &loaded.config)
+            .needs_restart()
+            .map(|change| change.path.clone())
+            .collect();
         let changes = self.reload(loaded.config.clone())?;
+        if !waiting.is_empty() {
+            let settings = waiting.join(", ");
+            warn!(settings, "changed settings wait for a restart");
+        }
         *self.dump.lock() = loaded.print();
         logs.set_level(&loaded.config.log.level);
         Ok(changes)
@@ -447,9 +459,21 @@ impl Running {
         if joined.await.unwrap_or(1) > 0 {
             error!("a worker panicked");
         }
-        self.reporters.shutdown(shutdown.flush_timeout.0).await;
+        self.flush(shutdown.flush_timeout.0).await;
         self.cancel.cancel();
         info!("stopped");
+    }
+
+    /// Sends what the reporters still hold, and says how much of it was lost: nobody can scrape that any more.
+    async fn flush(&self, limit: Duration) {
+        let before = self.reporters.snapshot();
+        self.reporters.shutdown(limit).await;
+        for (before, after) in before.iter().zip(self.reporters.snapshot()) {
+            let spans = after.dropped_total() - before.dropped_total();
+            if spans > 0 {
+                error!(reporter = %after.name, spans, within = ?limit, "spans lost: the collector did not take them");
+            }
+        }
     }
 
     /// The effective configuration as text.
@@ -511,8 +535,5 @@ fn admin_socket(config: &Config) -> Result<Option<std::net::TcpListener>, RunErr
         return Ok(None);
     }
     let at: HostPort = config.admin.listen.parse().map_err(BuildError::from)?;
-    let address = build::resolve(&at)?;
-    Ok(listen::bind_workers(address, 1)
-        .map_err(BuildError::from)?
-        .pop())
+    Ok(build::open("admin.listen", &at, 1)?.pop())
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
@@ -13,26 +14,49 @@ use std::time::Instant;
 /// The most of an answer that is read.
 const MAX_ANSWER: usize = 4096;
 
-/// Asks `GET /readyz` at `listen`, the address the admin port is configured with.
+/// Asks `GET /readyz` at `listen`, the address the admin port is configured with; of a name's addresses, the first
+/// that takes the connection.
 ///
 /// # Errors
 /// Why the proxy does not count as ready, in words.
 pub(crate) fn ready(listen: &str, timeout: Duration) -> Result<(), String> {
+    if listen.is_empty() {
+        return Err("the admin port is switched off (`admin.listen` is empty)".to_owned());
+    }
     let deadline = Instant::now() + timeout;
-    let addr = listen
+    let addrs = listen
         .to_socket_addrs()
-        .map_err(|error| format!("cannot resolve {listen}: {error}"))?
-        .next()
-        .ok_or_else(|| format!("{listen} has no address"))?;
-    // A listener on every address is asked on loopback.
-    let ip = match addr.ip() {
+        .map_err(|error| format!("cannot resolve {listen}: {error}"))?;
+    let mut failure = format!("{listen} has no address");
+    for addr in addrs {
+        let addr = reachable(addr);
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A wait of nothing is an error of its own kind.
+        match TcpStream::connect_timeout(&addr, left.max(Duration::from_millis(1))) {
+            Ok(conn) => return ask(conn, addr, timeout, deadline),
+            Err(error) => failure = format!("no answer from {addr}: {error}"),
+        }
+    }
+    Err(failure)
+}
+
+/// Where to reach a listener: one on every address is asked on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let addr = std::net::SocketAddr::new(ip, addr.port());
+    SocketAddr::new(ip, listen.port())
+}
+
+fn ask(
+    mut conn: TcpStream,
+    addr: SocketAddr,
+    timeout: Duration,
+    deadline: Instant,
+) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("no answer from {addr}: {error}");
-    let mut conn = TcpStream::connect_timeout(&addr, timeout).map_err(fail)?;
     conn.set_write_timeout(Some(timeout)).map_err(fail)?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     conn.write_all(request.as_bytes()).map_err(fail)?;
@@ -108,5 +132,7 @@ mod tests {
             .local_addr()
             .unwrap();
         assert!(ready(&closed.to_string(), Duration::from_secs(5)).is_err());
+        let error = ready("", Duration::from_secs(5)).unwrap_err();
+        assert!(error.contains("switched off"), "{error}");
     }
 }

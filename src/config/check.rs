@@ -14,6 +14,7 @@ use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::net::tls::TlsError;
+use crate::proxy::config::Inbound;
 use crate::reporter;
 use crate::sampling;
 use crate::telemetry::logs::Chain;
@@ -191,6 +192,15 @@ fn listeners(config: &Config, found: &mut Findings) {
     let mut taken: Vec<(String, HostPort)> = Vec::new();
     if config.app.is_some() {
         taken.push(("inbound.listen".to_owned(), config.inbound.listen.clone()));
+    } else if config.inbound.listen != Inbound::default().listen {
+        found.warning(
+            "inbound.listen",
+            format!(
+                "nothing listens on {}: it is not known where the program is",
+                config.inbound.listen
+            ),
+            Some("set `app` (--app) to the program's address".to_owned()),
+        );
     }
     if config.outbound.enabled {
         taken.push(("outbound.listen".to_owned(), config.outbound.listen.clone()));

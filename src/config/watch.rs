@@ -2,10 +2,12 @@
 //!
 //! The directory is watched rather than the file, because editors replace files and Kubernetes swaps a symbolic link
 //! beside them. Events are gathered for a moment, and a file counts as changed only when its content did. Watching may
-//! be impossible (network file systems, exhausted inotify); a look every 30 seconds finds the change then.
+//! be impossible (network file systems, exhausted inotify); a look every 30 seconds finds the change then. Standard
+//! input is read once, at the start: a second reading would find it empty, or wait for a terminal.
 //!
 //! Nothing is applied here: the owner of the running configuration takes the [`Event`] and answers it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,7 +37,7 @@ const POLL: Duration = Duration::from_secs(30);
 /// Orders that may wait; further ones are refused.
 const MAX_ORDERS: usize = 16;
 
-/// Why the configuration was loaded again.
+/// Why the configuration was loaded again. Logs show it as `SIGHUP`, `file` or `request`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// SIGHUP.
@@ -44,6 +46,16 @@ pub enum Cause {
     File,
     /// [`Trigger::reload`].
     Order,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Signal => "SIGHUP",
+            Self::File => "file",
+            Self::Order => "request",
+        })
+    }
 }
 
 /// A configuration loaded again, or the reasons why it cannot be.
@@ -130,17 +142,23 @@ impl Watch {
 
     /// True when the file's content is not what was loaded last.
     fn is_changed(&self) -> bool {
-        match &self.sources.file {
-            Some(file) if file.as_os_str() != "-" => {
-                let content = load::read(&self.sources).ok().flatten();
-                content != self.content
-            }
-            _ => false,
+        if self.sources.file.is_none() || self.is_standard_input() {
+            return false;
         }
+        load::read(&self.sources).ok().flatten() != self.content
+    }
+
+    fn is_standard_input(&self) -> bool {
+        let file = self.sources.file.as_ref();
+        file.is_some_and(|file| file.as_os_str() == "-")
     }
 
     fn load(&mut self, cause: Cause, answer: Option<oneshot::Sender<Answer>>) -> Event {
-        let outcome = match load::read(&self.sources) {
+        let read = match self.is_standard_input() {
+            true => Ok(self.content.clone()),
+            false => load::read(&self.sources),
+        };
+        let outcome = match read {
             Ok(text) => {
                 self.content = Some(text.clone().unwrap_or_default());
                 load::load_text(&self.sources, text)
@@ -320,6 +338,21 @@ mod tests {
         assert!(event.outcome.is_ok());
         event.answer(Ok("nothing changed".to_owned()));
         assert_eq!(order.await.unwrap(), Ok("nothing changed".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn standard_input_is_read_once() {
+        let sources = Sources {
+            file: Some("-".into()),
+            ..Sources::default()
+        };
+        let loaded = load::load_text(&sources, Some("workers: 2\n".to_owned())).unwrap();
+        let (mut watch, trigger) = watch(sources, &loaded).unwrap();
+        let order = tokio::spawn(async move { trigger.reload().await });
+        let event = next(&mut watch).await;
+        assert_eq!(event.outcome.as_ref().unwrap().config.workers, 2);
+        event.answer(Ok("nothing".to_owned()));
+        assert_eq!(order.await.unwrap(), Ok("nothing".to_owned()));
     }
 
     #[tokio::test]

@@ -328,6 +328,30 @@ fn healthcheck_of_nothing_fails() {
 }
 
 #[test]
+fn a_port_in_use_is_named_with_its_setting() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for (flag, other, setting) in [
+        ("--admin", "--outbound", "admin.listen"),
+        ("--outbound", "--admin", "outbound.listen"),
+    ] {
+        let assert = pillion(&["run", flag, &addr, other, "127.0.0.1:0"])
+            .assert()
+            .code(1);
+        let shown = stderr(&assert);
+        assert!(
+            shown.starts_with(&format!("error: `{setting}` cannot be opened\n")),
+            "{shown}"
+        );
+        assert!(
+            shown.contains(&format!("cannot listen on {addr}\n")),
+            "{shown}"
+        );
+        assert!(shown.contains("in use"), "{shown}");
+    }
+}
+
+#[test]
 fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
     let (_dir, path) = file(
         "inbound:\n  tls:\n    cert_file: /nowhere/tls.crt\n    key_file: /nowhere/tls.key\nreporters:\n  - log: {}\n  - jaeger_http:\n      bearer_token: a\n      basic_auth: {user: a, password: b}\n",

@@ -5,6 +5,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
+use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Child;
@@ -26,6 +27,7 @@ const START: &str =
 struct Proxy {
     child: Child,
     admin: String,
+    outbound: String,
     lines: mpsc::Receiver<String>,
     file: PathBuf,
     _dir: TempDir,
@@ -55,14 +57,21 @@ impl Proxy {
         let mut proxy = Self {
             child,
             admin: String::new(),
+            outbound: String::new(),
             lines,
             file,
             _dir: dir,
         };
-        let line = proxy.log_line("\"role\":\"admin\"");
-        let log: serde_json::Value = serde_json::from_str(&line).unwrap();
-        proxy.admin = log["address"].as_str().unwrap().to_owned();
+        proxy.outbound = proxy.address("outbound");
+        proxy.admin = proxy.address("admin");
         proxy
+    }
+
+    /// Where the listener of this role is; they are logged in order.
+    fn address(&self, role: &str) -> String {
+        let line = self.log_line(&format!(r#""role":"{role}""#));
+        let log: serde_json::Value = serde_json::from_str(&line).unwrap();
+        log["address"].as_str().unwrap().to_owned()
     }
 
     /// The next log line that contains `part`.
@@ -111,6 +120,9 @@ impl Drop for Proxy {
 fn a_changed_file_takes_effect_and_says_what_changed() {
     let proxy = Proxy::start("");
     proxy.write("spans: {routes: [/a]}\nworkers: 3\n");
+    let line = proxy.log_line("changed settings wait for a restart");
+    assert!(line.contains(r#""settings":"workers""#), "{line}");
+    assert!(line.contains(r#""level":"WARN""#), "{line}");
     let line = proxy.log_line("configuration reloaded");
     assert!(line.contains("spans.routes (new connections)"), "{line}");
     assert!(line.contains("workers (restart)"), "{line}");
@@ -141,7 +153,7 @@ fn sighup_and_an_order_reload_too() {
     let proxy = Proxy::start("");
     proxy.signal(Signal::HUP);
     let line = proxy.log_line("configuration reloaded");
-    assert!(line.contains("Signal"), "{line}");
+    assert!(line.contains(r#""cause":"SIGHUP""#), "{line}");
     let answer = proxy.ask("POST", "/reload");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
@@ -165,4 +177,39 @@ fn healthcheck_follows_the_proxy_and_sigterm_ends_it_cleanly() {
         std::thread::sleep(Duration::from_millis(10));
     };
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn warnings_of_a_new_configuration_are_logged() {
+    let proxy = Proxy::start("");
+    proxy.write("inbound: {listen: '127.0.0.1:1'}\n");
+    let line = proxy.log_line("doubtful setting");
+    assert!(line.contains("nothing listens on 127.0.0.1:1"), "{line}");
+}
+
+#[test]
+fn spans_that_are_lost_at_the_end_are_reported() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    let proxy = Proxy::start(&format!(
+        "sampling: {{constant: {{decision: true}}}}\nshutdown: {{flush_timeout: 100ms}}\n\
+         reporters: [{{otlp: {{endpoint: 'http://{nobody}', queue: {{flush_interval: 10ms}}}}}}]\n"
+    ));
+    // Answered with 502, which is a span as well.
+    let mut conn = TcpStream::connect(&proxy.outbound).unwrap();
+    conn.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head =
+        format!("GET http://{nobody}/ HTTP/1.1\r\nHost: {nobody}\r\nConnection: close\r\n\r\n");
+    conn.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    conn.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    // The first failure uses up what the reporter may say for a while.
+    proxy.log_line("export failed");
+    proxy.signal(Signal::TERM);
+    let line = proxy.log_line("spans lost");
+    assert!(line.contains(r#""level":"ERROR""#), "{line}");
+    assert!(line.contains(r#""reporter":"otlp""#), "{line}");
+    assert!(line.contains(r#""spans":1"#), "{line}");
 }

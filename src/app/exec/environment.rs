@@ -130,7 +130,7 @@ fn reachable(listen: SocketAddr) -> HostPort {
 /// The program learns the outbound port from its environment, so several programs can be started side by side without
 /// choosing ports.
 pub(super) fn give_way(config: &mut Config, error: &RunError) -> bool {
-    let RunError::Build(BuildError::Bind(error)) = error else {
+    let RunError::Build(BuildError::Bind { source: error, .. }) = error else {
         return false;
     };
     if error.source.kind() != io::ErrorKind::AddrInUse {

@@ -121,6 +121,25 @@ fn what_is_doubtful_is_a_warning() {
 }
 
 #[test]
+fn an_inbound_listener_without_a_program_is_doubtful() {
+    let loaded = load("inbound: {listen: '127.0.0.1:80'}").unwrap();
+    let [warning] = loaded.warnings.as_slice() else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(
+        warning.contains("nothing listens on 127.0.0.1:80"),
+        "{warning}"
+    );
+    assert!(warning.contains("x.yaml:1:19"), "{warning}");
+    for quiet in [
+        "app: a:1\ninbound: {listen: '127.0.0.1:80'}",
+        "inbound: {listen: '0.0.0.0:15606'}",
+    ] {
+        assert_eq!(load(quiet).unwrap().warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
 fn strategies_come_from_the_collectors_host() {
     for (reporters, endpoint) in [
         (
