@@ -37,6 +37,8 @@ COPY LICENSE /LICENSE
 USER 65532:65532
 # Inbound, the program's HTTP proxy, admin. The last two listen on loopback unless configured otherwise.
 EXPOSE 15606 15601 15690
+# Asks the admin port that the settings name, so a configuration file belongs into PILLION_CONFIG: what `run -c` is told
+# stays unknown here.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/pillion", "healthcheck"]
 ENTRYPOINT ["/pillion"]
 CMD ["run"]
