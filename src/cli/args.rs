@@ -9,6 +9,7 @@ use clap::Subcommand;
 use clap::ValueHint;
 
 use crate::config::Setting;
+use crate::model::AddrError;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
 
@@ -179,9 +180,10 @@ pub(crate) struct Settings {
     /// Listen here for redirected connections of the program (not available yet)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) outbound_redirect: Option<HostPort>,
-    /// Listen here for probes, metrics, control and the page with recent traces [default: 127.0.0.1:15690]
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: Option<HostPort>,
+    /// Listen here for probes, metrics, control and the page with recent traces; an empty text turns them off
+    /// [default: 127.0.0.1:15690]
+    #[arg(long, value_name = "HOST:PORT", value_parser = admin_address)]
+    admin: Option<String>,
     /// Name of the program in traces
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
@@ -216,7 +218,7 @@ impl Settings {
             ("--app", "app", address(&self.app)),
             ("--inbound", "inbound.listen", address(&self.inbound)),
             ("--outbound", "outbound.listen", address(&self.outbound)),
-            ("--admin", "admin.listen", address(&self.admin)),
+            ("--admin", "admin.listen", self.admin.clone()),
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),
             ("--log-format", "log.format", self.log_format.clone()),
@@ -230,5 +232,13 @@ impl Settings {
             })
         })
         .collect()
+    }
+}
+
+/// The value of `--admin`: an address, or empty for none.
+fn admin_address(text: &str) -> Result<String, AddrError> {
+    match text {
+        "" => Ok(String::new()),
+        _ => Ok(text.parse::<HostPort>()?.to_string()),
     }
 }

@@ -315,6 +315,20 @@ fn sampling_follows_the_reporters_unless_it_is_configured() {
 }
 
 #[test]
+fn the_admin_port_can_be_turned_off_by_its_flag() {
+    let assert = pillion(&["print-config", "--admin", ""]).assert().code(0);
+    let shown = stdout(&assert);
+    assert!(shown.contains("listen: \"\"  # flag --admin"), "{shown}");
+    let assert = pillion(&["healthcheck", "--admin", ""]).assert().code(1);
+    assert!(
+        stderr(&assert).contains("switched off"),
+        "{}",
+        stderr(&assert)
+    );
+    pillion(&["run", "--admin", "x"]).assert().code(2);
+}
+
+#[test]
 fn healthcheck_of_nothing_fails() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = free.local_addr().unwrap().to_string();
