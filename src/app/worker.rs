@@ -31,18 +31,17 @@ pub(super) struct Plan {
 }
 
 /// Starts the thread. Its sockets listen already: nothing that arrives before it runs is lost.
+///
+/// # Errors
+/// The system has no thread, or no descriptors for a runtime.
 pub(super) fn spawn(plan: Plan) -> io::Result<JoinHandle<()>> {
+    // Here and not in the thread: a proxy that lacks a worker must not call itself ready.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::Builder::new()
         .name(format!("worker-{}", plan.index))
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            match runtime {
-                Ok(runtime) => runtime.block_on(work(plan)),
-                Err(error) => error!(%error, "a worker has no runtime"),
-            }
-        })
+        .spawn(move || runtime.block_on(work(plan)))
 }
 
 async fn work(plan: Plan) {

@@ -366,6 +366,22 @@ fn a_port_in_use_is_named_with_its_setting() {
 }
 
 #[test]
+fn a_proxy_that_lacks_a_worker_does_not_start() {
+    // 64 listening sockets fit, 64 runtimes of three descriptors each do not.
+    let script = "ulimit -n 200 && exec \"$0\" run --outbound 127.0.0.1:0 --admin 127.0.0.1:0";
+    let assert = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_pillion")])
+        .env_clear()
+        .env("PILLION_WORKERS", "64")
+        .timeout(std::time::Duration::from_secs(30))
+        .assert()
+        .code(1);
+    let shown = stderr(&assert);
+    assert!(shown.contains("Too many open files"), "{shown}");
+    assert!(!shown.contains("listening"), "{shown}");
+}
+
+#[test]
 fn files_and_reporters_that_cannot_be_used_are_mistakes_too() {
     let (_dir, path) = file(
         "inbound:\n  tls:\n    cert_file: /nowhere/tls.crt\n    key_file: /nowhere/tls.key\nreporters:\n  - log: {}\n  - jaeger_http:\n      bearer_token: a\n      basic_auth: {user: a, password: b}\n",
