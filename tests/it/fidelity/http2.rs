@@ -40,6 +40,7 @@ conversations![
     reset_by_the_upstream,
     upstream_that_says_goodbye,
     extended_connect,
+    extended_connect_is_not_offered_before_an_http1_program,
     http2_caller_of_an_http1_program,
     http2_get_with_a_body_of_unknown_length_for_an_http1_program,
     http2_trailers_from_an_http1_program,
@@ -514,6 +515,15 @@ async fn extended_connect() {
     }
     stream.send_data(Bytes::new(), true).unwrap();
     assert!(all(body).await.0.is_empty());
+}
+
+async fn extended_connect_is_not_offered_before_an_http1_program() {
+    let upstream = Recorder::friendly().await;
+    let proxy = in_front_of(upstream.addr, to_http1());
+    let mut client = connect(proxy.inbound()).await;
+    let request = client.send_request(get("/"), true).unwrap().0;
+    assert_eq!(request.await.unwrap().status(), 200);
+    assert!(!client.is_extended_connect_protocol_enabled());
 }
 
 fn to_http1() -> serde_json::Value {
