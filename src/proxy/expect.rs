@@ -11,7 +11,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
-use http::StatusCode;
 use http::header;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -25,9 +24,22 @@ pub struct Gate {
     wait: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// Opens the gate.
+pub struct Opener(Mutex<Option<oneshot::Sender<()>>>);
+
+impl Opener {
+    /// The upstream wants the body.
+    pub fn open(&self) {
+        if let Some(open) = self.0.lock().take() {
+            // Nobody waits any more: the body flows already.
+            let _late = open.send(());
+        }
+    }
+}
+
 impl Gate {
-    /// A gate for this request, opened by the upstream's 100; `None` when the request expects nothing.
-    pub fn for_request<B>(request: &mut Request<B>) -> Option<Self> {
+    /// A gate for this request and what opens it; `None` when the request expects nothing.
+    pub fn for_request<B>(request: &Request<B>) -> Option<(Self, Opener)> {
         let expects = request
             .headers()
             .get(header::EXPECT)
@@ -36,19 +48,11 @@ impl Gate {
             return None;
         }
         let (open, opened) = oneshot::channel();
-        let open = Mutex::new(Some(open));
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE
-                && let Some(open) = open.lock().take()
-            {
-                // Nobody waits any more: the body flows already.
-                let _late = open.send(());
-            }
-        });
         let patience = tokio::time::sleep(PATIENCE);
-        Some(Self {
+        let gate = Self {
             wait: Box::pin(wait(opened, patience)),
-        })
+        };
+        Some((gate, Opener(Mutex::new(Some(open)))))
     }
 
     /// Ready once the body may flow.

@@ -131,6 +131,11 @@ async fn forward(
         return Ok(Answer::Tunnel(response, pending));
     }
     let target = target::of(conn, &request)?;
+    if request.method() == Method::CONNECT && !target.destination.http2 {
+        return Err(ProxyError::BadRequest(
+            "the upstream is spoken to in HTTP/1, which has no extended CONNECT",
+        ));
+    }
     check_size(conn, &request)?;
     let version = request.version();
     let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
@@ -148,7 +153,9 @@ async fn forward(
         );
     }
     let outgoing = prepare(conn, request, &target, exchange)?;
-    let mut response = send(conn, outgoing, &target, exchange).await?;
+    let response = send(conn, outgoing, &target, exchange).await;
+    conn.interims.close();
+    let mut response = response?;
     let now = Instant::now();
     exchange.responded(response.status(), response.headers(), now);
     if let Some(downstream) = downstream
@@ -180,7 +187,7 @@ fn prepare(
     target: &Target,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, ProxyError> {
-    let gate = Gate::for_request(&mut request);
+    let gate = hear_interims(conn, &mut request);
     let (mut parts, body) = request.into_parts();
     let content = match body.is_end_stream() {
         true => Content::None,
@@ -195,6 +202,28 @@ fn prepare(
         RequestBody::streaming(body, progress, gate, conn.snapshot.limits.body_size.0)
     };
     Ok(Request::from_parts(parts, body))
+}
+
+/// What becomes of the upstream's interim responses. The gate holds a body back that the upstream has to ask for.
+fn hear_interims(conn: &Conn, request: &mut Request<Incoming>) -> Option<Gate> {
+    let (gate, opener) = Gate::for_request(request).unzip();
+    let sink = (request.version() == Version::HTTP_11).then(|| conn.interims.sink());
+    if opener.is_none() && sink.is_none() {
+        return gate;
+    }
+    hyper::ext::on_informational(request, move |response| match response.status() {
+        StatusCode::CONTINUE => {
+            if let Some(opener) = &opener {
+                opener.open();
+            }
+        }
+        status => {
+            if let Some(sink) = &sink {
+                sink.take(status, response.headers());
+            }
+        }
+    });
+    gate
 }
 
 async fn send(

@@ -34,6 +34,8 @@ use crate::proxy::forward;
 use crate::proxy::guard::Bounds;
 use crate::proxy::guard::Guarded;
 use crate::proxy::guard::Refusal;
+use crate::proxy::interim::Interims;
+use crate::proxy::interim::WithInterims;
 use crate::proxy::metered::Metered;
 use crate::proxy::patience;
 use crate::proxy::patience::Patience;
@@ -43,6 +45,7 @@ use crate::proxy::phase::Phase;
 use crate::proxy::shared::DirectionMetrics;
 use crate::proxy::shared::Snapshot;
 use crate::proxy::shared::Worker;
+use crate::proxy::target;
 use crate::telemetry::metrics::CloseReason;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::OpenConnection;
@@ -107,6 +110,8 @@ pub struct Conn {
     pub drain: Watch,
     /// Whether it waits for a request or serves one.
     pub phase: Phase,
+    /// Interim responses on their way down; HTTP/1.1 alone.
+    pub interims: Interims,
     /// Its place among the connections; a tunnel keeps it.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -187,6 +192,7 @@ async fn serve(
         scheme: "http",
         drain,
         phase: Phase::default(),
+        interims: Interims::default(),
         _place: place,
     };
     let stream = Metered::new(stream, metrics.downstream.clone());
@@ -302,6 +308,7 @@ where
     };
     let io = Patience::new(io, conn.phase.clone(), patience);
     let io = Guarded::new(io, conn.phase.clone(), bounds);
+    let io = WithInterims::new(io, conn.interims.clone());
     let conn = Arc::new(conn);
     let served = conn.clone();
     let service =
@@ -343,11 +350,13 @@ where
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(limits.head_size.0).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.http2_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
+    if target::takes_extended_connect(&conn) {
+        builder.enable_connect_protocol();
+    }
     let patience = patience::Limits {
         head: Duration::ZERO,
         idle: Duration::ZERO,

@@ -12,6 +12,7 @@ mod expect;
 mod forward;
 mod guard;
 mod headers;
+mod interim;
 pub mod listener;
 mod metered;
 mod patience;

@@ -93,6 +93,16 @@ pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, Pro
     Ok(target)
 }
 
+/// Whether an HTTP/2 caller may be told that it can open WebSockets here (RFC 8441). Towards a program that is spoken
+/// to in HTTP/1 it cannot; told so, browsers open an HTTP/1 connection for them.
+pub(super) fn takes_extended_connect(conn: &Conn) -> bool {
+    match (&conn.listener.role, conn.snapshot.app_protocol) {
+        (Role::Inbound { .. }, AppProtocol::Http1) => false,
+        (Role::Inbound { .. }, AppProtocol::Auto) => conn.scheme == "http",
+        _ => true,
+    }
+}
+
 /// The host and port that the request names.
 pub(super) fn host(request: &Request<Incoming>) -> Option<&str> {
     crate::tracer::http::host_of(request.uri(), request.headers())

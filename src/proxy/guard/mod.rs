@@ -9,6 +9,7 @@
 
 mod authority;
 mod check;
+mod lines;
 mod scan;
 mod wire;
 

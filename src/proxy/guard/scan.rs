@@ -6,17 +6,14 @@
 //! Source: RFC 9112 sections 2.2, 3, 5, 6, 7.1 and 11.
 
 use super::Refusal;
-use super::authority;
+use super::lines;
+use super::lines::Facts;
+use super::lines::malformed;
 
 /// Bytes of a chunk extension: no client sends any, attackers send long ones.
 const MAX_CHUNK_EXTENSION: usize = 4096;
 /// Digits of a chunk size: 2^60 is enough.
 const MAX_CHUNK_DIGITS: usize = 15;
-/// Digits of a Content-Length.
-const MAX_LENGTH_DIGITS: usize = 18;
-/// What the HTTP library takes.
-const MAX_TARGET: usize = 65_534;
-const MAX_NAME: usize = 65_535;
 
 /// The limits that an answer of its own belongs to.
 #[derive(Debug, Clone, Copy)]
@@ -88,20 +85,6 @@ struct Head {
     /// Complete lines that were not empty.
     n_lines: usize,
     facts: Facts,
-}
-
-/// What a head says about framing.
-#[derive(Debug, Default, Clone, Copy)]
-struct Facts {
-    is_old: bool,
-    upgrade: bool,
-    has_host: bool,
-    length: Option<u64>,
-    chunked: bool,
-}
-
-const fn malformed<T>(what: &'static str) -> Result<T, Refusal> {
-    Err(Refusal::Malformed(what))
 }
 
 impl Scanner {
@@ -186,7 +169,7 @@ impl Scanner {
                 // Empty lines before a request are to be ignored.
                 (0, []) => {}
                 (0, line) => {
-                    self.head.facts = request_line(line)?;
+                    self.head.facts = lines::request_line(line)?;
                     self.head.n_lines = 1;
                 }
                 (_, []) => {
@@ -290,13 +273,7 @@ impl Scanner {
                 return Ok(Some(next));
             }
             self.count_field()?;
-            let (name, _) = field(line)?;
-            if FORBIDDEN_TRAILERS
-                .iter()
-                .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
-            {
-                return malformed("a trailer that must not be one");
-            }
+            lines::trailer(line)?;
         }
         Ok(None)
     }
@@ -314,179 +291,6 @@ impl Head {
             _ => Refusal::HeadTooLarge,
         }
     }
-}
-
-impl Facts {
-    /// Takes a field's part in the framing.
-    fn take(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let (name, value) = field(line)?;
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                if std::mem::replace(&mut self.has_host, true) {
-                    return malformed("more than one Host");
-                }
-                if !authority::is_valid(value) {
-                    return malformed("Host is no host and port");
-                }
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.is_some() {
-                    return malformed("more than one Content-Length");
-                }
-                self.length = Some(content_length(value)?);
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.chunked {
-                    return malformed("more than one Transfer-Encoding");
-                }
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Refusal::Coding);
-                }
-                self.chunked = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// What can only be said about the whole head.
-    fn check(&self) -> Result<(), Refusal> {
-        if !self.is_old && !self.has_host {
-            return malformed("no Host");
-        }
-        if self.chunked && self.length.is_some() {
-            return malformed("both Content-Length and Transfer-Encoding");
-        }
-        if self.chunked && self.is_old {
-            return malformed("Transfer-Encoding in HTTP/1.0");
-        }
-        Ok(())
-    }
-}
-
-/// Fields that would change what the message means or how long it is.
-const FORBIDDEN_TRAILERS: &[&[u8]] = &[
-    b"transfer-encoding",
-    b"content-length",
-    b"host",
-    b"connection",
-    b"trailer",
-    b"te",
-    b"upgrade",
-    b"content-encoding",
-    b"content-type",
-    b"content-range",
-    b"authorization",
-    b"cookie",
-    b"set-cookie",
-    b"expect",
-];
-
-/// `METHOD target HTTP/1.1`: single blanks, nothing around.
-fn request_line(line: &[u8]) -> Result<Facts, Refusal> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return malformed("not HTTP");
-    };
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
-        return malformed("not HTTP");
-    }
-    let is_old = match version {
-        b"HTTP/1.1" => false,
-        b"HTTP/1.0" => true,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
-            return Err(Refusal::Version);
-        }
-        _ => return malformed("not HTTP"),
-    };
-    let is_connect = method == b"CONNECT";
-    check_target(target, is_connect)?;
-    Ok(Facts {
-        is_old,
-        upgrade: is_connect,
-        ..Facts::default()
-    })
-}
-
-fn check_target(target: &[u8], is_connect: bool) -> Result<(), Refusal> {
-    if target.len() > MAX_TARGET {
-        return Err(Refusal::TargetTooLong);
-    }
-    let is_allowed = |byte: &u8| matches!(byte, 0x21..=0x7e | 0x80..=0xff) && *byte != b'#';
-    let query = target.iter().position(|byte| *byte == b'?');
-    let (path, query) = target.split_at(query.unwrap_or(target.len()));
-    // Some clients send a few of the bytes that a URI must encode; these are the ones that cannot be carried on.
-    let is_lost_in_path = |byte: &u8| matches!(byte, b'<' | b'>' | b'`');
-    let is_lost_in_query = |byte: &u8| matches!(byte, b'<' | b'>' | b'"');
-    if !target.iter().all(is_allowed)
-        || path.iter().any(is_lost_in_path)
-        || query.iter().any(is_lost_in_query)
-    {
-        return malformed("the target has a byte that no URI has");
-    }
-    if !target.is_ascii() && std::str::from_utf8(target).is_err() {
-        return malformed("the target is not UTF-8");
-    }
-    if is_connect {
-        return match authority::is_valid(target) && !target.is_empty() {
-            true => Ok(()),
-            false => malformed("CONNECT needs HOST:PORT"),
-        };
-    }
-    if matches!(target, [b'/', ..] | b"*") {
-        return Ok(());
-    }
-    let authority = target
-        .windows(3)
-        .position(|window| window == b"://")
-        .and_then(|at| target.get(at + 3..));
-    let Some(authority) = authority else {
-        return malformed("the target is neither a path nor a URI");
-    };
-    let end = authority
-        .iter()
-        .position(|byte| matches!(byte, b'/' | b'?'));
-    let authority = authority
-        .get(..end.unwrap_or(authority.len()))
-        .unwrap_or_default();
-    if authority.is_empty() || !authority::is_valid(authority) {
-        return malformed("the target's authority is no host and port");
-    }
-    Ok(())
-}
-
-/// Name and trimmed value of a field line.
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let len = line.iter().take_while(|byte| is_token(**byte)).count();
-    let (name, value) = line.split_at(len);
-    let Some((b':', value)) = value.split_first() else {
-        return malformed("a header line without a name and a colon");
-    };
-    if name.is_empty() {
-        return malformed("a header line without a name");
-    }
-    if name.len() > MAX_NAME {
-        return Err(Refusal::HeadTooLarge);
-    }
-    if !value.iter().all(|byte| VALUE[usize::from(*byte)]) {
-        return malformed("a header value has a control character");
-    }
-    Ok((name, value.trim_ascii()))
-}
-
-fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    if value.is_empty() || value.len() > MAX_LENGTH_DIGITS || !value.iter().all(u8::is_ascii_digit)
-    {
-        return malformed("Content-Length is no number");
-    }
-    Ok(value
-        .iter()
-        .fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
 }
 
 fn size_byte(size: u64, digits: usize, byte: u8) -> Result<Chunk, Refusal> {
@@ -510,41 +314,13 @@ fn size_byte(size: u64, digits: usize, byte: u8) -> Result<Chunk, Refusal> {
 fn extension_byte(size: u64, len: usize, byte: u8) -> Result<Chunk, Refusal> {
     match byte {
         b'\r' => Ok(Chunk::SizeEnd { size }),
-        _ if !VALUE[usize::from(byte)] => malformed("a chunk extension has a control character"),
+        _ if !lines::VALUE[usize::from(byte)] => {
+            malformed("a chunk extension has a control character")
+        }
         _ if len == MAX_CHUNK_EXTENSION => malformed("a chunk extension is too long"),
         _ => Ok(Chunk::Extension { size, len: len + 1 }),
     }
 }
-
-const fn is_token(byte: u8) -> bool {
-    TOKEN[byte as usize]
-}
-
-/// Bytes of methods and names (RFC 9110 section 5.6.2).
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = matches!(
-            byte as u8,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
-                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        );
-        byte += 1;
-    }
-    table
-};
-
-/// Bytes of field values (RFC 9110 section 5.5).
-const VALUE: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = matches!(byte as u8, b'\t' | b' '..=b'~' | 0x80..=0xff);
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests;

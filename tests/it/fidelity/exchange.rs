@@ -128,23 +128,46 @@ async fn expectation_that_the_upstream_leaves_unanswered() {
     assert_eq!(upstream.all(), [EXPECTING, b"body"].concat());
 }
 
-const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
+const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
 
 async fn interim_responses_before_the_final_one() {
-    let upstream = Recorder::start(|_, mut peer| async move {
-        peer.head().await.unwrap();
-        peer.send(HINTS).await;
-        peer.send(HINTS).await;
-        peer.send(OK).await;
-        peer.rest().await.ok();
+    let step = Arc::new(Semaphore::new(0));
+    let steps = step.clone();
+    let upstream = Recorder::start(move |_, mut peer| {
+        let steps = steps.clone();
+        async move {
+            while peer.request().await.is_ok() {
+                peer.send(b"HTTP/1.1 102 Processing\r\n\r\n").await;
+                peer.send(HINTS).await;
+                steps.acquire().await.unwrap().forget();
+                // Two in one piece with the final response.
+                peer.send(&[HINTS, HINTS, OK].concat()).await;
+            }
+        }
     })
     .await;
     let proxy = in_front_of(upstream.addr, json!({}));
     let mut caller = Peer::connect(proxy.inbound()).await;
-    caller.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    // The HTTP library cannot send interim responses: they are dropped, as RFC 9110 section 15.2 lets a proxy that
-    // asked for none; the final one is whole.
-    assert_eq!(caller.response().await.unwrap(), OK);
+    for _ in 0..2 {
+        caller.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        // They come while the final response is not even there.
+        let processing = b"HTTP/1.1 102 Processing\r\n\r\n";
+        assert_eq!(caller.head().await.unwrap(), processing);
+        assert_eq!(caller.head().await.unwrap(), HINTS);
+        step.add_permits(1);
+        assert_eq!(caller.head().await.unwrap(), HINTS);
+        assert_eq!(caller.head().await.unwrap(), HINTS);
+        assert_eq!(caller.response().await.unwrap(), OK);
+    }
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    step.add_permits(1);
+    let answer = caller.rest().await.unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.0 200 OK\r\n"),
+        "HTTP/1.0 knows none: {}",
+        show(&answer)
+    );
 }
 
 async fn pipelined_requests() {

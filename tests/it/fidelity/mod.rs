@@ -1,7 +1,7 @@
 //! What goes in comes out: a recorder on both sides shows that the data path changes nothing but what it must.
 //!
 //! `request` and `response` are tables of messages that pass a proxy whole; each row runs through the inbound side with
-//! tracing off and on and through the forward proxy. `exchange`, `tunnel` and `http2` are tables of conversations, where
+//! tracing off and on and through the forward proxy. `exchange`, `tunnel`, `http2` and `translation` are tables of conversations, where
 //! the order of events counts.
 
 /// A table of conversations: each named function is a shape and a test of its own.
@@ -22,6 +22,7 @@ mod exchange;
 mod http2;
 mod request;
 mod response;
+mod translation;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -298,6 +299,7 @@ fn there_are_enough_shapes_and_each_has_a_name() {
     names.extend(exchange::NAMES);
     names.extend(tunnel::NAMES);
     names.extend(http2::NAMES);
+    names.extend(translation::NAMES);
     let count = names.len();
     println!("{count} shapes");
     names.sort_unstable();

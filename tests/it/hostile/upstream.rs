@@ -21,6 +21,8 @@ enum Gets {
     BrokenOff,
     /// Exactly this.
     Exactly(&'static str),
+    /// A few interim responses, then `OK`.
+    Interims,
 }
 
 struct Input {
@@ -176,7 +178,7 @@ fn more_than_one() -> Vec<Input> {
         input(
             "50,000 interim responses",
             format!("{hints}{OK}"),
-            Gets::Exactly(OK),
+            Gets::Interims,
         ),
     ]
 }
@@ -210,7 +212,22 @@ async fn run(input: &Input, to: SocketAddr, upstream: &Recorder) -> Result<(), S
             }
             answer
         }
-        Gets::BadGateway => caller.response().await.map_err(|Missing(why)| why)?,
+        Gets::Interims => {
+            let answer = caller
+                .until(OK.as_bytes())
+                .await
+                .map_err(|Missing(why)| why)?;
+            if answer.len() > 10_000 {
+                return Err(format!("{} bytes of interim responses", answer.len()));
+            }
+            answer
+        }
+        Gets::BadGateway => loop {
+            let answer = caller.response().await.map_err(|Missing(why)| why)?;
+            if !(100..200).contains(&status_of(&answer)) {
+                break answer;
+            }
+        },
         Gets::BrokenOff => caller.rest().await.map_err(|Missing(why)| why)?,
     };
     let is_whole = crate::support::raw::message_length(&answer, 0).is_some();

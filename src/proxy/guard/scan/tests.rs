@@ -1,5 +1,7 @@
 //! Streams that pass and streams that do not, cut at every byte.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const BOUNDS: Bounds = Bounds {
@@ -284,4 +286,59 @@ fn chunks_that_can_be_read_in_two_ways_do_not_pass() {
         scanner.scan(many.as_bytes()).stop,
         Some(Stop::Body(Refusal::TooManyFields))
     );
+}
+
+/// Pieces of requests, good and bad, in any order.
+const PIECES: &[&str] = &[
+    "GET / HTTP/1.1\r\n",
+    "POST /a?b HTTP/1.0\r\n",
+    "CONNECT a:1 HTTP/1.1\r\n",
+    "Host: a\r\n",
+    "Content-Length: 3\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Upgrade: x\r\n",
+    "X: y\r\n",
+    "\r\n",
+    "3\r\n",
+    "abc\r\n",
+    "0\r\n",
+    "1;x\r\n",
+    "\n",
+    "\r",
+    " ",
+    ":",
+    "\0",
+    "\u{e9}",
+];
+
+proptest! {
+    #[test]
+    fn any_stream_is_judged_alike_wherever_it_is_cut(
+        pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..24),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let stream = pieces.concat().into_bytes();
+        let whole = feed(&stream, stream.len());
+        prop_assert_eq!(feed(&stream, cut.index(stream.len() + 1)), whole);
+        prop_assert!(whole.0 <= stream.len());
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        feed(&bytes, bytes.len() / 2);
+    }
+
+    /// A head that passes is one head to the library's parser too, with the same end.
+    #[test]
+    fn what_passes_is_what_the_library_reads(
+        pieces in proptest::collection::vec(proptest::sample::select(&PIECES[..9]), 1..8),
+    ) {
+        let stream = [pieces.concat().as_bytes(), b"\r\n"].concat();
+        let mut scanner = Scanner::new(BOUNDS);
+        if let Ok(Some(len)) = scanner.read_head(&stream) {
+            let mut fields = [httparse::EMPTY_HEADER; 16];
+            let mut request = httparse::Request::new(&mut fields);
+            prop_assert_eq!(request.parse(&stream), Ok(httparse::Status::Complete(len)));
+        }
+    }
 }
