@@ -40,6 +40,7 @@ conversations![
     reset_by_the_upstream,
     upstream_that_says_goodbye,
     extended_connect,
+    extended_connect_is_not_offered_for_an_http1_program,
     http2_caller_of_an_http1_program,
     http2_get_with_a_body_of_unknown_length_for_an_http1_program,
     http2_trailers_from_an_http1_program,
@@ -518,6 +519,16 @@ async fn extended_connect() {
 
 fn to_http1() -> serde_json::Value {
     json!({ "inbound": { "app_protocol": "http1" }, "spans": { "enabled": false } })
+}
+
+async fn extended_connect_is_not_offered_for_an_http1_program() {
+    let upstream = Recorder::friendly().await;
+    let proxy = in_front_of(upstream.addr, to_http1());
+    let mut client = connect(proxy.inbound()).await;
+    // With the answer, the settings are there too.
+    let (response, _) = client.send_request(get("/"), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+    assert!(!client.is_extended_connect_protocol_enabled());
 }
 
 async fn http2_caller_of_an_http1_program() {
