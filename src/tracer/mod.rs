@@ -4,6 +4,7 @@
 //! unsampled span costs its ids and two counters: no attribute is built for it. The HTTP conventions live in `http`.
 
 pub mod clock;
+mod forwarded;
 pub mod http;
 pub mod ids;
 mod ledger;
