@@ -194,7 +194,9 @@ fn cause_of(conn: &Conn, request: &Request<Incoming>, extraction: &Extraction) -
         confidence: found.confidence.name(),
         candidates: found.candidates,
         links: found.links,
-        agreed: extracted.decision.or(found.agreed),
+        agreed: found.agreed,
+        decision: extracted.decision,
+        debug_id: extracted.debug_id.clone(),
     }
 }
 

@@ -158,6 +158,10 @@ pub struct Cause {
     pub links: Vec<SpanContext>,
     /// The decision all candidates agree on, when none is asserted.
     pub agreed: Option<SamplingState>,
+    /// What the program's own headers decide without naming a span: binding, whatever the parent's decision was.
+    pub decision: Option<SamplingState>,
+    /// The program's `jaeger-debug-id`.
+    pub debug_id: Option<Text>,
 }
 
 impl Tracer {
@@ -212,7 +216,15 @@ impl Tracer {
             (_, Policy::Ignore | Policy::Restart) => {
                 self.root(Root::default(), Kind::Server, operation, start)
             }
-            (None, _) => {
+            (None, Policy::Undecided) => {
+                let root = Root {
+                    baggage: extracted.baggage.clone(),
+                    start: extracted.start.clone(),
+                    ..Root::default()
+                };
+                self.root(root, Kind::Server, operation, start)
+            }
+            (None, Policy::Trust) => {
                 let root = Root {
                     decision: extracted.decision,
                     debug_id: extracted.debug_id.clone(),
@@ -232,10 +244,20 @@ impl Tracer {
         start: Instant,
     ) -> ActiveSpan {
         let mut span = match &cause.parent {
-            Some(parent) => self.child(parent, false, Kind::Client, operation, start),
+            Some(parent) => match cause.decision {
+                Some(state) if state != SamplingState::Defer => {
+                    let mut parent = parent.clone();
+                    parent.state = state;
+                    let mut span = self.child(&parent, false, Kind::Client, operation, start);
+                    span.label_decision(None, "caller");
+                    span
+                }
+                _ => self.child(parent, false, Kind::Client, operation, start),
+            },
             None => {
                 let root = Root {
-                    decision: cause.agreed,
+                    decision: cause.decision.or(cause.agreed),
+                    debug_id: cause.debug_id.clone(),
                     ..Root::default()
                 };
                 self.root(root, Kind::Client, operation, start)
