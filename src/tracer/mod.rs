@@ -158,7 +158,8 @@ pub struct Cause {
     pub links: Vec<SpanContext>,
     /// The decision all candidates agree on, when none is asserted.
     pub agreed: Option<SamplingState>,
-    /// What the program's own headers decide without naming a span: binding, whatever the parent's decision was.
+    /// What the program's own headers decide without naming a span: binding for a root. Below a parent only a no
+    /// counts: the trace's decision is made, but a call that is not to be seen is not shown.
     pub decision: Option<SamplingState>,
     /// The program's `jaeger-debug-id`.
     pub debug_id: Option<Text>,
@@ -245,9 +246,9 @@ impl Tracer {
     ) -> ActiveSpan {
         let mut span = match &cause.parent {
             Some(parent) => match cause.decision {
-                Some(state) if state != SamplingState::Defer => {
+                Some(no @ SamplingState::Reject) => {
                     let mut parent = parent.clone();
-                    parent.state = state;
+                    parent.state = no;
                     let mut span = self.child(&parent, false, Kind::Client, operation, start);
                     span.label_decision(None, "caller");
                     span
