@@ -78,11 +78,13 @@ pub struct Operation {
 
 /// What is known about a request besides its head.
 #[derive(Debug, Clone, Copy)]
-pub struct Connection {
+pub struct Connection<'a> {
     /// The TCP peer: downstream for server spans, upstream for client spans, when connected.
     pub peer: Option<SocketAddr>,
     /// `http` or `https`, as the connection says.
     pub scheme: &'static str,
+    /// Where the request goes when that is not what it says itself: `host:port`.
+    pub to: Option<&'a str>,
     /// Which side of the call.
     pub kind: Kind,
 }
@@ -165,7 +167,7 @@ impl Conventions {
         span: &mut ActiveSpan,
         operation: &Operation,
         request: &Request<B>,
-        connection: Connection,
+        connection: Connection<'_>,
     ) {
         if !span.is_recording() {
             return;
@@ -187,7 +189,8 @@ impl Conventions {
             _ => Noted::default(),
         };
         let scheme = noted.scheme.unwrap_or(scheme);
-        let host = noted.host.or_else(|| host_of(uri, headers));
+        let host = connection.to.or(noted.host);
+        let host = host.or_else(|| host_of(uri, headers));
         match connection.kind {
             Kind::Server => {
                 span.set("url.scheme", scheme);

@@ -691,3 +691,40 @@ async fn what_proxies_before_us_noted_counts() {
         assert_eq!(text(&span, "network.peer.address"), Some("127.0.0.1"));
     }
 }
+
+#[tokio::test]
+async fn a_route_s_span_names_where_its_requests_go() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = service.local_addr().unwrap();
+    let bench = Bench::start(json!({ "routes": [
+        { "listen": "127.0.0.1:0", "to": to.to_string(), "rewrite_host": true, "peer_service": "other" },
+    ] }))
+    .await;
+    let mut program = TcpStream::connect(bench.pillion.route()).await.unwrap();
+    program
+        .write_all(b"GET /x HTTP/1.1\r\nhost: localhost:1\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut stream, _) = service.accept().await.unwrap();
+    let seen = head(&mut stream).await;
+    assert_eq!(header(&seen, "host"), Some(to.to_string().as_str()));
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    let span = bench.span().await;
+    let url = format!("http://{to}/x");
+    assert_eq!(text(&span, "url.full"), Some(url.as_str()));
+    assert_eq!(number(&span, "server.port"), Some(i64::from(to.port())));
+    assert_eq!(text(&span, "service.peer.name"), Some("other"));
+}
+
+#[tokio::test]
+async fn credentials_for_the_proxy_do_not_reach_the_destination() {
+    let bench = Bench::start(json!({})).await;
+    let head = bench
+        .outbound("proxy-authorization: Basic dTpw\r\nauthorization: Bearer t\r\n")
+        .await;
+    assert_eq!(header(&head, "proxy-authorization"), None, "{head}");
+    assert_eq!(header(&head, "authorization"), Some("Bearer t"));
+}
