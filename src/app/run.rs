@@ -188,7 +188,7 @@ pub(super) fn apply(running: &Running, control: &Control, event: Event) {
                 .metrics
                 .config()
                 .reloaded(Outcome::Failure, running.now());
-            Err(errors.to_string())
+            Err(errors.lines().join("; "))
         }
     };
     match &answer {

@@ -154,7 +154,10 @@ pub fn find(
         };
         return asserted(context.clone(), confidence, Method::Exclusive, 1);
     }
-    nothing(in_flight.oldest(MAX_LINKS), total)
+    let oldest = in_flight.oldest(MAX_LINKS);
+    // Somebody may have come since the count, or the one request in flight would have been found.
+    let total = total.max(in_flight.len()).max(oldest.len());
+    nothing(oldest, total)
 }
 
 /// The inbound requests whose `x-request-id` reappears: one is a parent, several are candidates.

@@ -2,12 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -41,7 +43,7 @@ pub struct RequestBody {
 #[derive(Debug, Default)]
 pub struct Progress {
     bytes: AtomicU64,
-    ended: AtomicBool,
+    ended: OnceLock<Instant>,
     too_large: AtomicBool,
     broken: AtomicBool,
 }
@@ -76,7 +78,16 @@ impl Progress {
 
     /// True when the body has passed whole.
     pub fn ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        self.ended.get().is_some()
+    }
+
+    /// When the body had passed whole; `None` while it has not.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended.get().copied()
+    }
+
+    fn end(&self) {
+        self.ended.get_or_init(Instant::now);
     }
 
     /// True when the body was cut because of its size.
@@ -157,7 +168,7 @@ impl Body for RequestBody {
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 if ended && let Some(progress) = &this.progress {
-                    progress.ended.store(true, Ordering::Relaxed);
+                    progress.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -169,7 +180,7 @@ impl Body for RequestBody {
             }
             None => {
                 if let Some(progress) = &this.progress {
-                    progress.ended.store(true, Ordering::Relaxed);
+                    progress.end();
                 }
                 Poll::Ready(None)
             }

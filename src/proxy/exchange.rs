@@ -42,6 +42,8 @@ pub(super) struct Exchange {
     /// The upstream connection, while the response is under way.
     pub lease: Option<Lease>,
     response_bytes: u64,
+    /// What passes is no HTTP message: there is no body to give the size of.
+    is_tunnel: bool,
     times: Times,
     outcome: Outcome,
     _active: ActiveGuard,
@@ -90,6 +92,7 @@ impl Exchange {
             request: None,
             lease: None,
             response_bytes: 0,
+            is_tunnel: false,
             times: Times::default(),
             outcome: Outcome::Open,
             _active: active,
@@ -119,6 +122,7 @@ impl Exchange {
         };
         self.labels.status = Some(StatusCode::OK);
         if let Some(span) = &mut self.span {
+            span.set("http.response.status_code", 200_i64);
             span.tracer().clone().conventions.peer(span, peer);
         }
     }
@@ -159,9 +163,13 @@ impl Exchange {
         }
     }
 
+    /// The connection carries something else from now on.
+    pub(super) fn becomes_tunnel(&mut self) {
+        self.is_tunnel = true;
+    }
+
     /// Bytes that went through a tunnel.
     pub(super) fn tunneled(&mut self, up: u64, down: u64) {
-        self.response_bytes = down;
         if let Some(span) = &mut self.span {
             span.set("pillion.tunnel.bytes_sent", up as i64);
             span.set("pillion.tunnel.bytes_received", down as i64);
@@ -240,7 +248,7 @@ impl Exchange {
         if request_bytes > 0 {
             span.set("http.request.body.size", request_bytes as i64);
         }
-        if self.labels.status.is_some() {
+        if self.times.first_byte.is_some() && !self.is_tunnel {
             span.set("http.response.body.size", self.response_bytes as i64);
         }
         if self.outcome == Outcome::Open {

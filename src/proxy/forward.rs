@@ -245,7 +245,7 @@ async fn send(
         exchange.connected(&lease);
         exchange.sent(Instant::now());
         let limits = &conn.snapshot.timeouts;
-        let sending = within(limits.response.0, lease.send(request));
+        let sending = within(limits.response.0, &exchange.request, lease.send(request));
         let moved = || exchange.request_bytes();
         let sent = unless_stalled(limits.stall.0, moved, sending).await;
         match sent.ok_or(ProxyError::Stalled(limits.stall.0))?? {
@@ -266,13 +266,30 @@ async fn send(
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, ProxyError> {
+/// Awaits the response head. The limit counts from the end of the request: an upload takes as long as it takes.
+async fn within<T>(
+    limit: Duration,
+    request: &Option<Arc<Progress>>,
+    work: impl Future<Output = T>,
+) -> Result<T, ProxyError> {
     if limit.is_zero() {
         return Ok(work.await);
     }
-    tokio::time::timeout(limit, work)
-        .await
-        .map_err(|_| ProxyError::ResponseTimeout(limit))
+    tokio::pin!(work);
+    let mut deadline = Instant::now() + limit;
+    loop {
+        if let Ok(done) = tokio::time::timeout_at(deadline.into(), work.as_mut()).await {
+            return Ok(done);
+        }
+        let now = Instant::now();
+        deadline = match request {
+            Some(progress) => progress.ended_at().unwrap_or(now) + limit,
+            None => return Err(ProxyError::ResponseTimeout(limit)),
+        };
+        if deadline <= now {
+            return Err(ProxyError::ResponseTimeout(limit));
+        }
+    }
 }
 
 /// Makes the upstream's head fit for the downstream connection.

@@ -131,6 +131,8 @@ impl Target {
         match self.form {
             Form::Own => {}
             Form::FromAbsolute => {
+                // What the program said to its proxy is not for the destination (RFC 9110 section 11.7.2).
+                headers::remove(&mut parts.headers, &header::PROXY_AUTHORIZATION);
                 if let Some(authority) = parts.uri.authority() {
                     let host = without_userinfo(authority.as_str());
                     set_host(parts, host.to_owned())?;

@@ -78,9 +78,11 @@ pub(super) fn begin(
         _ => tracer.start_client(&cause_of(conn, &request, &extraction), name, start),
     };
     if span.is_recording() {
+        let to = rewritten_host(conn);
         let connection = Connection {
             peer: (kind == Kind::Server).then_some(conn.peer),
             scheme: scheme_of(conn),
+            to: to.as_deref(),
             kind,
         };
         conventions.request(&mut span, &operation, &request, connection);
@@ -131,6 +133,18 @@ fn scheme_of(conn: &Conn) -> &'static str {
     match &conn.listener.role {
         Role::Route { tls: Some(_), .. } => "https",
         _ => conn.scheme,
+    }
+}
+
+/// The host that a route puts in the place of the one its requests name.
+fn rewritten_host(conn: &Conn) -> Option<String> {
+    match &conn.listener.role {
+        Role::Route {
+            to,
+            rewrite_host: true,
+            ..
+        } => Some(to.to_string()),
+        _ => None,
     }
 }
 
@@ -194,7 +208,9 @@ fn cause_of(conn: &Conn, request: &Request<Incoming>, extraction: &Extraction) -
         confidence: found.confidence.name(),
         candidates: found.candidates,
         links: found.links,
-        agreed: extracted.decision.or(found.agreed),
+        agreed: found.agreed,
+        decision: extracted.decision,
+        debug_id: extracted.debug_id.clone(),
     }
 }
 

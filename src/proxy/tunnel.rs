@@ -84,8 +84,9 @@ impl Pending {
     }
 
     /// Runs the tunnel in its own task; the exchange ends with it.
-    pub(super) fn start(self, exchange: Box<Exchange>) {
+    pub(super) fn start(self, mut exchange: Box<Exchange>) {
         self.phase.tunnel();
+        exchange.becomes_tunnel();
         tokio::spawn(self.run(exchange));
     }
 

@@ -28,6 +28,7 @@ use crate::tracer::Redaction;
 use crate::tracer::Route;
 use crate::tracer::RouteError;
 use crate::tracer::Routes;
+use crate::tracer::forwarded::Noted;
 use crate::tracer::redact;
 
 /// Most gRPC methods that become span names; callers choose the path, so the set must be bounded.
@@ -77,11 +78,13 @@ pub struct Operation {
 
 /// What is known about a request besides its head.
 #[derive(Debug, Clone, Copy)]
-pub struct Connection {
+pub struct Connection<'a> {
     /// The TCP peer: downstream for server spans, upstream for client spans, when connected.
     pub peer: Option<SocketAddr>,
     /// `http` or `https`, as the connection says.
     pub scheme: &'static str,
+    /// Where the request goes when that is not what it says itself: `host:port`.
+    pub to: Option<&'a str>,
     /// Which side of the call.
     pub kind: Kind,
 }
@@ -164,7 +167,7 @@ impl Conventions {
         span: &mut ActiveSpan,
         operation: &Operation,
         request: &Request<B>,
-        connection: Connection,
+        connection: Connection<'_>,
     ) {
         if !span.is_recording() {
             return;
@@ -181,9 +184,18 @@ impl Conventions {
                 "https" => "https",
                 _ => "http",
             });
-        let host = host_of(uri, headers);
+        let noted = match connection.kind {
+            Kind::Server => Noted::of(headers),
+            _ => Noted::default(),
+        };
+        let scheme = noted.scheme.unwrap_or(scheme);
+        let host = connection.to.or(noted.host);
+        let host = host.or_else(|| host_of(uri, headers));
         match connection.kind {
-            Kind::Server => self.server_request(span, uri, headers, scheme, connection.peer),
+            Kind::Server => {
+                span.set("url.scheme", scheme);
+                self.server_request(span, uri, headers, noted.client, connection.peer);
+            }
             _ => span.set("url.full", self.full_url(uri, scheme, host)),
         }
         if let Some((address, port)) = host.and_then(split_host) {
@@ -262,19 +274,16 @@ impl Conventions {
         span: &mut ActiveSpan,
         uri: &Uri,
         headers: &HeaderMap,
-        scheme: &'static str,
+        client: Option<IpAddr>,
         peer: Option<SocketAddr>,
     ) {
         span.set("url.path", self.cut(uri.path()));
         if let Some(query) = uri.query().filter(|query| !query.is_empty()) {
             span.set("url.query", self.cut(&self.redaction.query(query)));
         }
-        span.set("url.scheme", scheme);
         if let Some(peer) = peer {
-            span.set(
-                "client.address",
-                client_of(headers).unwrap_or_else(|| address_text(peer.ip())),
-            );
+            let client = client.unwrap_or_else(|| peer.ip());
+            span.set("client.address", address_text(client));
             span.set("network.peer.address", address_text(peer.ip()));
             span.set("network.peer.port", i64::from(peer.port()));
         }
@@ -403,14 +412,6 @@ fn default_port(scheme: &str) -> Option<u16> {
         "https" => Some(443),
         _ => None,
     }
-}
-
-/// The first address that proxies before us noted.
-fn client_of(headers: &HeaderMap) -> Option<Text> {
-    let forwarded = headers.get("x-forwarded-for")?.to_str().ok()?;
-    let first = forwarded.split(',').next()?.trim();
-    let address: IpAddr = first.parse().ok()?;
-    Some(address_text(address))
 }
 
 fn address_text(address: IpAddr) -> Text {

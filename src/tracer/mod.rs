@@ -4,6 +4,7 @@
 //! unsampled span costs its ids and two counters: no attribute is built for it. The HTTP conventions live in `http`.
 
 pub mod clock;
+mod forwarded;
 pub mod http;
 pub mod ids;
 mod ledger;
@@ -157,6 +158,11 @@ pub struct Cause {
     pub links: Vec<SpanContext>,
     /// The decision all candidates agree on, when none is asserted.
     pub agreed: Option<SamplingState>,
+    /// What the program's own headers decide without naming a span: binding for a root. Below a parent only a no
+    /// counts: the trace's decision is made, but a call that is not to be seen is not shown.
+    pub decision: Option<SamplingState>,
+    /// The program's `jaeger-debug-id`.
+    pub debug_id: Option<Text>,
 }
 
 impl Tracer {
@@ -211,7 +217,15 @@ impl Tracer {
             (_, Policy::Ignore | Policy::Restart) => {
                 self.root(Root::default(), Kind::Server, operation, start)
             }
-            (None, _) => {
+            (None, Policy::Undecided) => {
+                let root = Root {
+                    baggage: extracted.baggage.clone(),
+                    start: extracted.start.clone(),
+                    ..Root::default()
+                };
+                self.root(root, Kind::Server, operation, start)
+            }
+            (None, Policy::Trust) => {
                 let root = Root {
                     decision: extracted.decision,
                     debug_id: extracted.debug_id.clone(),
@@ -231,10 +245,20 @@ impl Tracer {
         start: Instant,
     ) -> ActiveSpan {
         let mut span = match &cause.parent {
-            Some(parent) => self.child(parent, false, Kind::Client, operation, start),
+            Some(parent) => match cause.decision {
+                Some(no @ SamplingState::Reject) => {
+                    let mut parent = parent.clone();
+                    parent.state = no;
+                    let mut span = self.child(&parent, false, Kind::Client, operation, start);
+                    span.label_decision(None, "caller");
+                    span
+                }
+                _ => self.child(parent, false, Kind::Client, operation, start),
+            },
             None => {
                 let root = Root {
-                    decision: cause.agreed,
+                    decision: cause.decision.or(cause.agreed),
+                    debug_id: cause.debug_id.clone(),
                     ..Root::default()
                 };
                 self.root(root, Kind::Client, operation, start)

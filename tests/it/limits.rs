@@ -297,3 +297,106 @@ async fn a_long_exchange_is_not_idle() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_upload_longer_than_the_response_time_is_no_time_out() {
+    let upstream = Recorder::friendly().await;
+    let settings = json!({ "timeouts": { "response": "200ms" } });
+    let proxy = Pillion::inbound_to(upstream.addr, settings);
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller
+        .send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        .await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        caller.send(b"x").await;
+    }
+    assert_eq!(caller.response().await.unwrap(), OK);
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_has_no_more_time_for_its_response() {
+    let upstream = Recorder::start(|_, mut peer| async move {
+        peer.request().await.unwrap();
+        peer.rest().await.ok();
+    })
+    .await;
+    let settings = json!({ "timeouts": { "response": "200ms" } });
+    let proxy = Pillion::inbound_to(upstream.addr, settings);
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller
+        .send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx")
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    caller.send(b"x").await;
+    let answer = caller.response().await.unwrap();
+    assert!(is_refusal(&answer, "504"), "{}", show(&answer));
+}
+
+/// An HTTP/2 request for `host` over a connection of its own, answered or not.
+async fn http2_get(proxy: std::net::SocketAddr, host: std::net::SocketAddr) -> u16 {
+    let mut caller = Peer::connect(proxy).await;
+    let host = host.to_string();
+    let fields: [(&[u8], &[u8]); 4] = [
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":path", b"/"),
+        (b":authority", host.as_bytes()),
+    ];
+    let flags = frames::END_HEADERS | frames::END_STREAM;
+    let request = frames::frame(frames::HEADERS, flags, 1, &frames::block(&fields));
+    caller.send(&[frames::opening(), request].concat()).await;
+    loop {
+        let frame = frames::read(&mut caller).await.unwrap();
+        if frame.kind == frames::HEADERS {
+            return frame.status();
+        }
+    }
+}
+
+/// A server that answers HTTP/2 requests and tells when a connection of its ends.
+async fn http2_server() -> (
+    std::net::SocketAddr,
+    tokio::sync::mpsc::UnboundedReceiver<()>,
+) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (told, ended) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond
+                        .send_response(http::Response::new(()), true)
+                        .unwrap();
+                }
+                // The test may be over.
+                told.send(()).ok();
+            });
+        }
+    });
+    (addr, ended)
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_to_an_upstream_is_closed() {
+    let (addr, mut ended) = http2_server().await;
+    let settings = json!({ "timeouts": { "upstream_idle": "100ms" } });
+    let proxy = Pillion::inbound_to(addr, settings);
+    assert_eq!(http2_get(proxy.inbound(), addr).await, 200);
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, ended.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_makes_room_for_another_destination() {
+    let (one, mut ended) = http2_server().await;
+    let (other, _) = http2_server().await;
+    let settings = json!({ "limits": { "upstream_connections": 1 } });
+    let proxy = Pillion::start(settings);
+    assert_eq!(http2_get(proxy.outbound(), one).await, 200);
+    assert_eq!(http2_get(proxy.outbound(), other).await, 200);
+    ended.recv().await.unwrap();
+}

@@ -586,6 +586,12 @@ async fn a_tunnel_is_one_span_that_ends_with_it() {
     assert_eq!(number(&span, "pillion.tunnel.bytes_sent"), Some(4));
     assert_eq!(number(&span, "pillion.tunnel.bytes_received"), Some(7));
     assert_eq!(number(&span, "server.port"), Some(i64::from(to.port())));
+    assert_eq!(number(&span, "http.response.status_code"), Some(200));
+    assert_eq!(
+        span.attribute("http.response.body.size"),
+        None,
+        "what a tunnel carries is no body"
+    );
     assert_eq!(span.status, Status::Unset);
 }
 
@@ -612,4 +618,113 @@ async fn tracing_switched_off_touches_nothing() {
             .await,
         1.0
     );
+}
+
+#[tokio::test]
+async fn the_cap_holds_for_what_forces_a_trace_without_ids_too() {
+    for forcing in ["jaeger-debug-id: x\r\n", "b3: 1\r\n", "b3: d\r\n"] {
+        let trust = json!({ "max_forced_per_second": 0.001 });
+        let bench = Bench::start(json!({
+            "inbound": { "listen": "127.0.0.1:0", "trust": trust },
+            "sampling": { "constant": { "decision": false } },
+        }))
+        .await;
+        for _ in 0..5 {
+            bench.inbound("/", forcing, "200 OK").await;
+        }
+        let unsampled = bench
+            .pillion
+            .metric("pillion_spans_unsampled_total", &[])
+            .await;
+        assert_eq!(unsampled, 4.0, "one is within the cap: {forcing}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_program_says_about_its_own_call_outranks_the_request_in_flight() {
+    let bench = Bench::start(json!({})).await;
+    let held = bench.hold("/", "").await;
+    // So do tracers that send their own spans, to be left alone.
+    let head = bench.outbound("b3: 0\r\n").await;
+    held.answer("200 OK").await;
+    assert_eq!(header(&head, "b3"), Some("0"));
+    let value = header(&head, "traceparent").unwrap();
+    assert!(value.ends_with("-00") || value.ends_with("-02"), "{value}");
+    assert_eq!(bench.span().await.kind, Kind::Server);
+}
+
+#[tokio::test]
+async fn a_debug_id_on_a_call_of_its_own_is_recorded() {
+    let bench = Bench::start(json!({ "sampling": { "constant": { "decision": false } } })).await;
+    bench.outbound("jaeger-debug-id: case-8\r\n").await;
+    let span = bench.span().await;
+    assert_eq!(text(&span, "jaeger-debug-id"), Some("case-8"));
+    assert_eq!(text(&span, "pillion.sampling.decided_by"), Some("debug_id"));
+}
+
+#[tokio::test]
+async fn what_proxies_before_us_noted_counts() {
+    for (headers, expected) in [
+        (
+            "x-forwarded-for: 203.0.113.7, 10.0.0.1\r\nx-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n",
+            ("203.0.113.7", "https", "shop.example", 443),
+        ),
+        (
+            "forwarded: for=\"[2001:db8::1]:4711\";proto=https;host=\"shop.example:8443\", for=10.0.0.1\r\nx-forwarded-for: 1.1.1.1\r\n",
+            ("2001:db8::1", "https", "shop.example", 8443),
+        ),
+        (
+            "forwarded: for=unknown;proto=gopher\r\n",
+            ("127.0.0.1", "http", "app", 80),
+        ),
+    ] {
+        let bench = Bench::start(json!({})).await;
+        bench.inbound("/", headers, "200 OK").await;
+        let span = bench.span().await;
+        let found = (
+            text(&span, "client.address").unwrap(),
+            text(&span, "url.scheme").unwrap(),
+            text(&span, "server.address").unwrap(),
+            number(&span, "server.port").unwrap(),
+        );
+        assert_eq!(found, expected, "{headers}");
+        assert_eq!(text(&span, "network.peer.address"), Some("127.0.0.1"));
+    }
+}
+
+#[tokio::test]
+async fn a_route_s_span_names_where_its_requests_go() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = service.local_addr().unwrap();
+    let bench = Bench::start(json!({ "routes": [
+        { "listen": "127.0.0.1:0", "to": to.to_string(), "rewrite_host": true, "peer_service": "other" },
+    ] }))
+    .await;
+    let mut program = TcpStream::connect(bench.pillion.route()).await.unwrap();
+    program
+        .write_all(b"GET /x HTTP/1.1\r\nhost: localhost:1\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut stream, _) = service.accept().await.unwrap();
+    let seen = head(&mut stream).await;
+    assert_eq!(header(&seen, "host"), Some(to.to_string().as_str()));
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    let span = bench.span().await;
+    let url = format!("http://{to}/x");
+    assert_eq!(text(&span, "url.full"), Some(url.as_str()));
+    assert_eq!(number(&span, "server.port"), Some(i64::from(to.port())));
+    assert_eq!(text(&span, "service.peer.name"), Some("other"));
+}
+
+#[tokio::test]
+async fn credentials_for_the_proxy_do_not_reach_the_destination() {
+    let bench = Bench::start(json!({})).await;
+    let head = bench
+        .outbound("proxy-authorization: Basic dTpw\r\nauthorization: Bearer t\r\n")
+        .await;
+    assert_eq!(header(&head, "proxy-authorization"), None, "{head}");
+    assert_eq!(header(&head, "authorization"), Some("Bearer t"));
 }

@@ -91,6 +91,8 @@ pub(super) struct SharedSender {
     streams: Arc<AtomicUsize>,
     used: Arc<AtomicBool>,
     counted: bool,
+    /// Since when the pool's own handle has seen no stream.
+    idle_since: Option<Instant>,
 }
 
 impl Drop for SharedSender {
@@ -207,8 +209,12 @@ impl Pool {
             removed += before - list.len();
             !list.is_empty()
         });
+        let limit = match self.limits.idle {
+            Duration::ZERO => FOREVER,
+            limit => limit,
+        };
         state.shared.retain(|_, list| {
-            list.retain(|shared| !shared.sender.is_closed());
+            list.retain_mut(|shared| !shared.sender.is_closed() && !shared.is_stale(now, limit));
             !list.is_empty()
         });
         state.opening.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -290,6 +296,7 @@ impl Pool {
     fn evict_idle(&self) {
         let mut state = self.state.lock();
         let Some(list) = state.idle.values_mut().find(|list| !list.is_empty()) else {
+            state.evict_shared();
             return;
         };
         list.remove(0);
@@ -357,7 +364,7 @@ impl Pool {
             .entry(destination.clone())
             .or_default()
             .clone();
-        let _turn = opening.lock().await;
+        let _turn = self.turn(&opening).await?;
         if let Some(shared) = self.join(destination) {
             return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
         }
@@ -393,6 +400,7 @@ impl Pool {
             streams: Arc::default(),
             used: Arc::new(AtomicBool::new(false)),
             counted: false,
+            idle_since: None,
         };
         let lent = shared.lend();
         self.state
@@ -409,9 +417,27 @@ impl Pool {
         let mut state = self.state.lock();
         let list = state.shared.get_mut(destination)?;
         list.retain(|shared| !shared.sender.is_closed());
-        list.iter()
-            .find(|shared| shared.streams.load(Ordering::Relaxed) < self.limits.streams)
-            .map(SharedSender::lend)
+        let shared = list
+            .iter_mut()
+            .find(|shared| shared.streams.load(Ordering::Relaxed) < self.limits.streams)?;
+        shared.idle_since = None;
+        Some(shared.lend())
+    }
+
+    /// Waits for whoever opens a connection to the same destination, no longer than for any connection.
+    async fn turn<'a>(
+        &self,
+        opening: &'a tokio::sync::Mutex<()>,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>, ProxyError> {
+        match self.limits.wait {
+            Duration::ZERO => Ok(opening.lock().await),
+            limit => tokio::time::timeout(limit, opening.lock())
+                .await
+                .map_err(|_| {
+                    self.metrics.rejected.increment(1);
+                    ProxyError::PoolTimeout(limit)
+                }),
+        }
     }
 
     fn lend_shared(
@@ -468,7 +494,33 @@ enum Waited {
     Permit(OwnedSemaphorePermit),
 }
 
+impl State {
+    /// Closes one HTTP/2 connection that carries no stream.
+    fn evict_shared(&mut self) {
+        for list in self.shared.values_mut() {
+            if let Some(at) = list.iter().position(SharedSender::is_idle) {
+                list.remove(at);
+                return;
+            }
+        }
+    }
+}
+
 impl SharedSender {
+    fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+
+    /// True when it has carried no stream for so long; to be asked now and then.
+    fn is_stale(&mut self, now: Instant, limit: Duration) -> bool {
+        if !self.is_idle() {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= limit
+    }
+
     fn lend(&self) -> Self {
         self.streams.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -477,6 +529,7 @@ impl SharedSender {
             streams: self.streams.clone(),
             used: self.used.clone(),
             counted: true,
+            idle_since: None,
         }
     }
 }
