@@ -30,7 +30,6 @@ use crate::net::listen;
 use crate::net::rewind::Rewind;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
-use crate::proxy::config::AppProtocol;
 use crate::proxy::forward;
 use crate::proxy::guard::Bounds;
 use crate::proxy::guard::Guarded;
@@ -131,16 +130,6 @@ impl Conn {
     /// The metrics of its direction.
     pub fn metrics(&self) -> &DirectionMetrics {
         self.worker.shared.metrics(self.listener.direction())
-    }
-
-    /// True when `CONNECT` with `:protocol` (RFC 8441) reaches an upstream that speaks HTTP/2 too. A caller that is not
-    /// offered it opens its WebSocket over HTTP/1.
-    fn passes_extended_connect(&self) -> bool {
-        match (&self.listener.role, self.snapshot.app_protocol) {
-            (Role::Inbound { .. }, AppProtocol::Http1) => false,
-            (Role::Inbound { .. }, AppProtocol::Auto) => self.scheme == "http",
-            _ => true,
-        }
     }
 }
 
@@ -365,11 +354,7 @@ where
         .max_concurrent_streams(limits.http2_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
-<<<<<<< HEAD
     if target::takes_extended_connect(&conn) {
-=======
-    if conn.passes_extended_connect() {
->>>>>>> reviewb
         builder.enable_connect_protocol();
     }
     let patience = patience::Limits {
