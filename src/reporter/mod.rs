@@ -16,6 +16,7 @@ mod run;
 mod sender;
 
 mod datadog;
+mod failover;
 mod file;
 mod grpc;
 mod jaeger_grpc;
@@ -136,6 +137,8 @@ macro_rules! reporters {
 reporters! {
     /// Traces in msgpack to a Datadog agent.
     "datadog" => Datadog, datadog;
+    /// Several collectors of which one is enough: the next one where the first does not answer, or each in turn.
+    "failover" => Failover, failover;
     /// JSON lines in files that are turned over by size.
     "file" => File, file;
     /// Protobuf over gRPC to a Jaeger collector.

@@ -56,6 +56,8 @@ pub(super) const AGENT: &str = concat!("pillion/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Connector {
     pub(super) client: Client,
     tls: Option<ClientTls>,
+    versions: Versions,
+    refreshes: u32,
 }
 
 impl Connector {
@@ -71,19 +73,35 @@ impl Connector {
         } else {
             None
         };
-        let client = match versions {
-            Versions::Any => Client::new(tls.as_ref()),
-            Versions::Http2 => Client::h2_only(tls.as_ref()),
-        };
-        Ok(Self { client, tls })
+        Ok(Self {
+            client: client(versions, tls.as_ref()),
+            tls,
+            versions,
+            refreshes: 0,
+        })
     }
 
-    /// Reads certificate files again.
-    pub(super) fn refresh(&self) -> Result<(), String> {
+    /// Reads certificate files again, and now and then begins with new connections: one that is always in use would
+    /// otherwise never notice that the name leads elsewhere now, or to more addresses.
+    pub(super) fn refresh(&mut self) -> Result<(), String> {
+        self.refreshes += 1;
+        if self.refreshes.is_multiple_of(REFRESHES_PER_CONNECTION) {
+            self.client = client(self.versions, self.tls.as_ref());
+        }
         match &self.tls {
             Some(tls) => tls.reload().map(drop).map_err(|error| chain(&error)),
             None => Ok(()),
         }
+    }
+}
+
+/// With a refresh each minute: every five minutes.
+const REFRESHES_PER_CONNECTION: u32 = 5;
+
+fn client(versions: Versions, tls: Option<&ClientTls>) -> Client {
+    match versions {
+        Versions::Any => Client::new(tls),
+        Versions::Http2 => Client::h2_only(tls),
     }
 }
 

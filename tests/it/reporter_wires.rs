@@ -194,3 +194,33 @@ async fn xray_sends_a_datagram_for_each_span_and_notices_that_nobody_listens() {
     let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
     assert!(book.exported < 3, "refusals are noticed: {book:?}");
 }
+
+#[tokio::test]
+async fn failover_delivers_while_one_collector_answers() {
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = dead.local_addr().unwrap();
+    drop(dead);
+    for second in ["zipkin", "otlp"] {
+        let yaml = format!(
+            "failover: {{ members: [ {{ otlp: {{ endpoint: 'http://{nobody}' }} }}, \
+             {{ {second}: {{ endpoint: '{{url}}' }} }} ], retry: {{ max_elapsed: 0 }} }}"
+        );
+        let (received, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+        assert_eq!(
+            (received.len(), book.exported),
+            (1, 3),
+            "{second}: {book:?}"
+        );
+    }
+    let yaml = format!(
+        "failover: {{ members: [ {{ otlp: {{ endpoint: 'http://{nobody}' }} }}, \
+         {{ zipkin: {{ endpoint: '{{url}}' }} }} ], retry: {{ initial: 10ms }} }}"
+    );
+    let later = Reply::Status(503, vec![], "later");
+    let (received, book) = sent(&yaml, Speaks::Http1, vec![later]).await;
+    assert_eq!(
+        (received.len(), book.exported),
+        (2, 3),
+        "both failed once: {book:?}"
+    );
+}
