@@ -195,9 +195,11 @@ async fn partial_success_counts_both_sides() {
     let pillion = Pillion::inbound_to(program().await, settings(&collector.url(), everything()));
     traffic_and_scrapes(&pillion).await;
     let books = settled(&pillion).await;
-    let batches = collector.otlp_batches().len();
-    assert_eq!(books.dropped, (3 * batches) as f64);
-    assert_eq!(books.exported, (REQUESTS - 3 * batches) as f64);
+    // A batch may be smaller than what the collector says it refused.
+    let batches = collector.otlp_batches();
+    let refused: usize = batches.iter().map(|batch| batch.len().min(3)).sum();
+    assert_eq!(books.dropped, refused as f64);
+    assert_eq!(books.exported, (REQUESTS - refused) as f64);
 }
 
 #[tokio::test]
