@@ -389,9 +389,6 @@ impl Running {
     }
 
     fn try_reload(&self, config: Config) -> Result<String, RunError> {
-        for tls in &self.tls {
-            tls.reload().map_err(BuildError::from)?;
-        }
         let mut sampling = self.sampling.lock();
         let next = sampling.successor(&config, &self.lasting, &self.cancel);
         let sampler = next.as_ref().unwrap_or(&sampling).sampler.clone();
@@ -404,6 +401,12 @@ impl Running {
         tokio::spawn(flush);
         if let Some(next) = next {
             *sampling = next;
+        }
+        // Loading checked the files already; whoever changed them since keeps the old certificates.
+        for tls in &self.tls {
+            if let Err(error) = tls.reload() {
+                error!(%error, "certificates not reloaded, the old ones stay");
+            }
         }
         self.shared.snapshot.store(Arc::new(snapshot));
         let mut current = self.config.lock();

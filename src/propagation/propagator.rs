@@ -149,6 +149,17 @@ impl Propagator {
         }
     }
 
+    /// Removes the ids and decisions of every format that is read, for a caller who is not believed: what would pass
+    /// because nobody writes it could come back on a call of the program as if it were ours. Baggage stays.
+    pub fn forget(&self, headers: &mut HeaderMap) {
+        remove_in_order(headers, |name| {
+            let mut read = self.extract.iter();
+            read.any(|format| {
+                format.writes().contains(&name) || format.companions().contains(&name)
+            })
+        });
+    }
+
     /// The headers that [`Propagator::inject`] replaces or removes, baggage aside.
     pub fn fields(&self) -> impl Iterator<Item = &'static HeaderName> + '_ {
         self.writes.iter().chain(&self.stale).copied()

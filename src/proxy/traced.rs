@@ -73,6 +73,9 @@ pub(super) fn begin(
     let mut span = match kind {
         Kind::Server => {
             let policy = policy_of(conn, &extraction, start);
+            if matches!(policy, Policy::Restart | Policy::Ignore) {
+                tracer.propagator.forget(request.headers_mut());
+            }
             tracer.start_server(&extraction, policy, name, start)
         }
         _ => tracer.start_client(&cause_of(conn, &request, &extraction), name, start),

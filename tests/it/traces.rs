@@ -295,6 +295,19 @@ async fn trust_is_by_peer() {
 }
 
 #[tokio::test]
+async fn a_caller_who_is_not_believed_leaves_no_ids_behind() {
+    for policy in ["restart", "ignore"] {
+        let trust = json!({ "listen": "127.0.0.1:0", "trust": { "default": policy } });
+        let bench = Bench::start(json!({ "inbound": trust })).await;
+        let foreign =
+            format!("b3: {TRACE}-{PARENT}-1\r\nx-b3-traceid: {TRACE}\r\nbaggage: a=1\r\n");
+        let head = bench.inbound("/", &foreign, "200 OK").await;
+        assert!(!head.contains(TRACE), "{policy}: {head}");
+        assert_eq!(header(&head, "baggage"), Some("a=1"), "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn callers_cannot_force_more_traces_than_the_cap() {
     let trust = json!({ "max_forced_per_second": 1.0 });
     let bench = Bench::start(json!({
