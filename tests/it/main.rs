@@ -21,6 +21,7 @@ mod hostile;
 mod layers;
 mod ledger;
 mod limits;
+mod linking;
 mod propagation;
 mod reload;
 mod remote_sampling;
