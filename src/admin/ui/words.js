@@ -9,6 +9,8 @@ const METHODS = {
   shim: 'The start-up shim carried the request’s identity to this call.',
   pacing: 'The call came out while only that inbound request was allowed to make progress.',
   value: 'A value from that inbound request came back in this call.',
+  contradicted: 'Two kinds of evidence pointed at different requests, so neither was believed.',
+  ended: 'The request that caused this call had ended before it left.',
   none: 'Nothing tied this call to an inbound request.',
 };
 
