@@ -8,6 +8,7 @@ mod environment;
 mod reap;
 mod signals;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
@@ -28,6 +29,7 @@ use crate::app::admin::Control;
 use crate::app::run;
 use crate::app::run::RunError;
 use crate::app::run::Running;
+use crate::app::shims::Folder;
 use crate::config;
 use crate::config::Loaded;
 use crate::config::Setting;
@@ -117,7 +119,11 @@ pub fn exec(
         };
         let mut addresses = running.addresses.clone();
         addresses.extend(running.admin_address().map(|address| ("admin", address)));
-        let variables = environment::variables(&loaded.config, &addresses, &environment);
+        let mut variables = environment::variables(&loaded.config, &addresses, &environment);
+        let _shims = match loaded.config.linking.shims {
+            true => shims_for(&mut variables, &environment),
+            false => None,
+        };
         let status = match start(program, variables) {
             Ok(child) => attend(child, &mut signals, &running, &control, &mut watch).await,
             Err(error) => Err(error),
@@ -153,6 +159,23 @@ fn name_after_program(loaded: &mut Loaded, sources: &mut Sources, program: &[OsS
     // If the file changed into a bad one a moment ago, the first reading stands.
     if let Ok(named) = config::load(sources) {
         *loaded = named;
+    }
+}
+
+/// Lays out the shims and points the program's runtimes at them; without them only links are missing.
+fn shims_for(
+    variables: &mut Vec<(&'static str, String)>,
+    environment: &BTreeMap<String, String>,
+) -> Option<Folder> {
+    match Folder::new() {
+        Ok(folder) => {
+            variables.extend(folder.variables(environment));
+            Some(folder)
+        }
+        Err(error) => {
+            warn!(%error, "the program starts without shims");
+            None
+        }
     }
 }
 

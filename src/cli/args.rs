@@ -79,6 +79,14 @@ pub(crate) enum Command {
         #[arg(long)]
         yaml: bool,
     },
+    /// Writes the start-up shims to a directory, for programs that `pillion exec` does not start
+    ///
+    /// Prints the variable that makes each runtime load its shim. The proxy needs `linking.shims: true`.
+    Shims {
+        /// The directory, made if need be
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        to: PathBuf,
+    },
     /// Asks a running proxy whether it is ready; succeeds when it is
     Healthcheck(HealthcheckArgs),
     /// Prints completions for a shell
@@ -108,6 +116,10 @@ pub(crate) struct ValidateArgs {
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) settings: Settings,
+    /// Follow requests inside the program: Node.js and Python load a small file that carries a token from each request
+    /// to the calls it causes (sets linking.shims)
+    #[arg(long)]
+    pub(crate) shims: bool,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -193,6 +205,9 @@ pub(crate) struct Settings {
     /// How it is logged
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json", "logfmt"])]
     log_format: Option<String>,
+    /// `exec --shims`.
+    #[arg(skip)]
+    pub(crate) shims: bool,
 }
 
 impl Settings {
@@ -208,6 +223,7 @@ impl Settings {
             service: self.service.or(other.service),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
+            shims: self.shims || other.shims,
         }
     }
 
@@ -222,6 +238,11 @@ impl Settings {
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),
             ("--log-format", "log.format", self.log_format.clone()),
+            (
+                "--shims",
+                "linking.shims",
+                self.shims.then(|| "true".to_owned()),
+            ),
         ]
         .into_iter()
         .filter_map(|(flag, path, value)| {
