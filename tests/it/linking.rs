@@ -36,7 +36,7 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
     let running = Running::start(&app, profile, Reuse::Pooled, around)
         .await
         .unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
-    for name in ["one", "par2", "sleep", "background", "late"] {
+    for name in ["one", "par2", "sleep", "executor", "background", "late"] {
         let plan = Plan {
             pattern: Pattern::named(name).unwrap(),
             concurrency: 8,
@@ -58,6 +58,36 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_evidence_nothing_is_asserted() {
     check("python-threads", "floor", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identifiers_that_the_program_passes_on_lead_to_the_request() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("node-http", "values", Ids::Kept, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digests_of_identifiers_say_nothing() {
+    check("node-http", "values", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_node() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("node-fetch", "shims", Ids::Blinded, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_python_threads() {
+    // par2 starts threads of its own, which inherit nothing.
+    let found = ["one", "sleep", "executor", "background"];
+    check("python-threads", "shims", Ids::Blinded, &found).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_tasks() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("aiohttp", "shims", Ids::Blinded, &all).await;
 }
 
 #[test]

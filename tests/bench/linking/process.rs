@@ -76,6 +76,8 @@ impl Running {
             .arg(&config)
             .args(profile.flags)
             .arg("--")
+            // Routes stand for redirected traffic: a program that is redirected knows of no proxy.
+            .args(["env", "--unset=HTTP_PROXY", "--unset=http_proxy"])
             .args(app.command(program.port())?)
             .env("PORT", program.port().to_string())
             .env("BACKEND", format!("http://{}:{}", app.host, route.port()))

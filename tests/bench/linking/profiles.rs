@@ -15,7 +15,7 @@ pub(crate) struct Profile {
 }
 
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
-const LAYERS: &[&str] = &[];
+const LAYERS: &[&str] = &["values", "shims"];
 
 /// Every choice.
 pub(crate) const PROFILES: &[Profile] = &[
@@ -23,6 +23,16 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "floor",
         layers: &[],
         flags: &[],
+    },
+    Profile {
+        name: "values",
+        layers: &["values"],
+        flags: &[],
+    },
+    Profile {
+        name: "shims",
+        layers: &["shims"],
+        flags: &["--shims"],
     },
 ];
 

@@ -45,10 +45,8 @@ pub(crate) fn table(rows: &[Row]) -> String {
 pub(crate) fn line(row: &Row) -> String {
     let mut text = String::new();
     let score = &row.score;
-    let [reuse, ids] = [
-        json!(row.reuse), json!(row.ids),
-    ]
-    .map(|name| name.as_str().unwrap_or_default().to_owned());
+    let [reuse, ids] =
+        [json!(row.reuse), json!(row.ids)].map(|name| name.as_str().unwrap_or_default().to_owned());
     write!(
         text,
         "| {} | {} | {} | {reuse} | {ids} | {} | {} | {} | {} | {} | {} | {}/{} | {}/{} | {} |",

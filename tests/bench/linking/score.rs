@@ -88,8 +88,7 @@ pub(crate) fn judge(pattern: Pattern, truth: &Truth, spans: &[Span]) -> Score {
         })
         .count();
     if expected.is_some() {
-        score.missing =
-            (score.requests * pattern.spans()).saturating_sub(score.calls);
+        score.missing = (score.requests * pattern.spans()).saturating_sub(score.calls);
         score.calls += score.missing;
     }
     score

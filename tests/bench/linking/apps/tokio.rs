@@ -1,9 +1,6 @@
 //! hyper on tokio: a task for each connection, calls through a pooled client. A program of the linking benchmark.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a program that stands for anybody's"
-)]
+#![allow(clippy::unwrap_used, reason = "a program that stands for anybody's")]
 
 use std::convert::Infallible;
 use std::env;
