@@ -1,4 +1,5 @@
-//! Start-up shims: small files that a runtime loads before the program and that carry a token from a request to its calls.
+//! What runs inside the program: start-up shims, small files that a runtime loads before the program and that carry a
+//! token from a request to its calls, and the library that tells which request a thread works on.
 //!
 //! They are kept in the binary and laid out where the program can read them. Each is used through a variable that its
 //! runtime reads by itself; what the program's environment says there already stays in force.
@@ -24,13 +25,13 @@ struct Shim {
 const SHIMS: &[Shim] = &[
     Shim {
         file: "node/pillion.js",
-        text: include_str!("../../shims/node/pillion.js"),
+        text: include_str!("shims/pillion.js"),
         variable: "NODE_OPTIONS",
         value: |dir, held| joined(held, " ", &format!("--require={dir}/node/pillion.js")),
     },
     Shim {
         file: "python/sitecustomize.py",
-        text: include_str!("../../shims/python/sitecustomize.py"),
+        text: include_str!("shims/sitecustomize.py"),
         variable: "PYTHONPATH",
         // In front: it runs the `sitecustomize` that it hides.
         value: |dir, held| match held {
@@ -39,6 +40,9 @@ const SHIMS: &[Shim] = &[
         },
     },
 ];
+
+/// Tells which request a thread works on. Empty when there was no C compiler to build it.
+const THREAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libpillion_thread.so"));
 
 /// Why shims could not be laid out.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +90,42 @@ impl Folder {
         Ok(folder)
     }
 
-    /// What the program's environment gains.
+    /// What the program's environment gains by shims.
     pub(super) fn variables(&self, env: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
         variables(&self.dir, env)
+    }
+
+    /// Adds the library that tells about threads; what the program's environment gains by it.
+    ///
+    /// `evidence` is the memory that it writes, `app_port` where the program serves.
+    ///
+    /// # Errors
+    /// This build has no library, or it could not be written.
+    pub(super) fn preload(
+        &self,
+        evidence: String,
+        app_port: u16,
+        env: &BTreeMap<String, String>,
+    ) -> Result<[(&'static str, String); 3], ShimError> {
+        let path = self.dir.join("libpillion_thread.so");
+        let written = match THREAD {
+            [] => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this build has no preload library: there was no C compiler",
+            )),
+            library => fs::write(&path, library),
+        };
+        let library = path.to_string_lossy().into_owned();
+        written.map_err(|source| ShimError { path, source })?;
+        let held = env.get("LD_PRELOAD").filter(|value| !value.is_empty());
+        Ok([
+            (
+                "LD_PRELOAD",
+                joined(held.map(String::as_str), ":", &library),
+            ),
+            ("_PILLION_EVIDENCE", evidence),
+            ("_PILLION_APP_PORT", app_port.to_string()),
+        ])
     }
 }
 

@@ -120,6 +120,10 @@ pub(crate) struct ExecArgs {
     /// to the calls it causes (sets linking.shims)
     #[arg(long)]
     pub(crate) shims: bool,
+    /// Tell which request a thread works on: the program loads a small C library (sets linking.preload). For programs
+    /// that serve each request in a thread of its own with blocking reads
+    #[arg(long)]
+    pub(crate) preload: bool,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -208,6 +212,9 @@ pub(crate) struct Settings {
     /// `exec --shims`.
     #[arg(skip)]
     pub(crate) shims: bool,
+    /// `exec --preload`.
+    #[arg(skip)]
+    pub(crate) preload: bool,
 }
 
 impl Settings {
@@ -224,12 +231,14 @@ impl Settings {
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
             shims: self.shims || other.shims,
+            preload: self.preload || other.preload,
         }
     }
 
     /// The values given, for the loader.
     pub(crate) fn given(&self) -> Vec<Setting> {
         let address = |addr: &Option<HostPort>| addr.as_ref().map(HostPort::to_string);
+        let on = |given: bool| given.then(|| "true".to_owned());
         [
             ("--app", "app", address(&self.app)),
             ("--inbound", "inbound.listen", address(&self.inbound)),
@@ -238,11 +247,8 @@ impl Settings {
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),
             ("--log-format", "log.format", self.log_format.clone()),
-            (
-                "--shims",
-                "linking.shims",
-                self.shims.then(|| "true".to_owned()),
-            ),
+            ("--shims", "linking.shims", on(self.shims)),
+            ("--preload", "linking.preload", on(self.preload)),
         ]
         .into_iter()
         .filter_map(|(flag, path, value)| {

@@ -94,6 +94,7 @@ fn dispatch(line: CommandLine) -> Exit {
         Some(Command::Exec(args)) => {
             let mut settings = args.settings.or(outer);
             settings.shims = args.shims;
+            settings.preload = args.preload;
             with_materials(settings, |loaded, sources| {
                 start::exec(loaded, sources, &args.program)
             })

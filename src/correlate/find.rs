@@ -34,6 +34,8 @@ pub struct Call<'a> {
     pub destination: &'a str,
     /// What a shim said.
     pub carried: Carried,
+    /// The port of the inbound connection that the sending thread was serving.
+    pub served: Option<u16>,
 }
 
 /// What the layers above the last said.
@@ -72,6 +74,9 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if config.forwarded {
             by_request_id(in_flight, call, &mut evidence);
         }
+        if config.preload {
+            by_thread(in_flight, call, &mut evidence);
+        }
         if config.values {
             by_values(in_flight, call, &mut evidence);
         }
@@ -97,14 +102,17 @@ fn by_request_id(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
     let Some(id) = call.headers.get(REQUEST_ID) else {
         return;
     };
-    let mut same = in_flight.matching(|inbound| inbound.arrival.request_id.as_ref() == Some(id));
-    match same.len() {
-        0 => {}
-        1 => same
-            .into_iter()
-            .for_each(|one| evidence.point(one, Method::Forwarded, Confidence::High)),
-        _ => evidence.doubtful.append(&mut same),
-    }
+    let same = in_flight.matching(|inbound| inbound.arrival.request_id.as_ref() == Some(id));
+    evidence.unique(same, Method::Forwarded);
+}
+
+/// The inbound requests that were passed on over the connection that the sending thread was serving.
+fn by_thread(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
+    let Some(port) = call.served else {
+        return;
+    };
+    let same = in_flight.matching(|inbound| inbound.port() == port);
+    evidence.unique(same, Method::Thread);
 }
 
 /// The inbound requests whose identifiers recur.
@@ -144,6 +152,17 @@ impl Evidence {
             None => self.pointed = Some((inbound, method, confidence)),
             Some((first, ..)) if Arc::ptr_eq(first, &inbound) => {}
             Some(_) => self.others.push(inbound),
+        }
+    }
+
+    /// One request is meant, several cannot be told apart.
+    fn unique(&mut self, mut same: Vec<Arc<Inbound>>, method: Method) {
+        match (same.pop(), same.is_empty()) {
+            (Some(one), true) => self.point(one, method, Confidence::High),
+            (last, _) => {
+                self.doubtful.append(&mut same);
+                self.doubtful.extend(last);
+            }
         }
     }
 

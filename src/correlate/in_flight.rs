@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU16;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -43,6 +44,8 @@ pub struct Inbound {
     pub arrival: Arrival,
     /// Tells this request from the one that had its place before.
     nonce: u64,
+    /// The port from which it was passed on to the program; 0 until then.
+    port: AtomicU16,
     /// Order of arrival.
     sequence: u64,
     /// Another request was in flight when this one arrived.
@@ -107,6 +110,7 @@ impl InFlight {
         let inbound = Arc::new(Inbound {
             arrival,
             nonce: fastrand::u64(..),
+            port: AtomicU16::new(0),
             sequence,
             arrived_in_company: company,
         });
@@ -210,6 +214,18 @@ impl InFlight {
     /// True when this destination was called while no request was in flight.
     pub fn calls_in_background(&self, destination: &str) -> bool {
         self.background.read().contains(destination)
+    }
+}
+
+impl Inbound {
+    /// It goes to the program on the connection that was opened from this port.
+    pub fn passed_on_from(&self, port: u16) {
+        self.port.store(port, Ordering::Release);
+    }
+
+    /// The port from which it was passed on; 0 while it was not.
+    pub(super) fn port(&self) -> u16 {
+        self.port.load(Ordering::Acquire)
     }
 }
 

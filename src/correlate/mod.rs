@@ -53,6 +53,11 @@ pub struct Config {
     ///
     /// Default: `false`. Reload: new connections.
     pub shims: bool,
+    /// The thread that sends the call: a small library in the program tells which inbound connection the thread was
+    /// serving. `pillion exec --preload` turns it on and loads the library.
+    ///
+    /// Default: `false`. Reload: restart.
+    pub preload: bool,
     /// How sure evidence must be to give a call its parent. What is less sure becomes a span link.
     ///
     /// Default: `strict`. Reload: new connections.
@@ -77,6 +82,7 @@ impl Default for Config {
             exclusive: true,
             values: true,
             shims: false,
+            preload: false,
             mode: Mode::Strict,
         }
     }
@@ -91,6 +97,8 @@ pub enum Method {
     Values,
     /// The token of a shim in the program.
     Shim,
+    /// The thread that sent the call was serving the request.
+    Thread,
     /// Exactly one request in flight.
     Exclusive,
     /// Evidence for different requests: no parent.
@@ -133,10 +141,11 @@ pub struct Found {
 
 impl Method {
     /// Every method, for metrics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Forwarded,
         Self::Values,
         Self::Shim,
+        Self::Thread,
         Self::Exclusive,
         Self::Contradicted,
         Self::Ended,
@@ -149,6 +158,7 @@ impl Method {
             Self::Forwarded => "forwarded",
             Self::Values => "value",
             Self::Shim => "shim",
+            Self::Thread => "thread",
             Self::Exclusive => "exclusive",
             Self::Contradicted => "contradicted",
             Self::Ended => "ended",

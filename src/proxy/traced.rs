@@ -1,6 +1,7 @@
 //! The beginning of an exchange: context read, sampling asked, cause found, span started, context written.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::Method;
@@ -228,6 +229,15 @@ fn take_token(conn: &Conn, request: &mut Request<Incoming>) -> Carried {
     carried
 }
 
+/// The port of the inbound connection that the thread that sent this request was serving.
+fn served_by_sender(conn: &Conn) -> Option<u16> {
+    let evidence = conn.worker.shared.evidence.as_ref()?;
+    let sent = evidence.of(conn.peer.port(), conn.local_port)?;
+    // What was written for an earlier request says nothing about this one: it was sent unseen.
+    let is_new = conn.evidence.swap(sent.number, Ordering::Relaxed) != sent.number;
+    sent.inbound.filter(|_| is_new)
+}
+
 fn cause_of(
     conn: &Conn,
     request: &Request<Incoming>,
@@ -246,6 +256,7 @@ fn cause_of(
         extracted: extracted.parent.as_ref(),
         destination,
         carried,
+        served: served_by_sender(conn),
     };
     let found = correlate::find(&conn.snapshot.correlate, &shared.in_flight, &call);
     shared.links.count(found.method.name(), outcome_of(&found));

@@ -90,6 +90,18 @@ async fn a_shim_follows_requests_through_tasks() {
     check("aiohttp", "shims", Ids::Blinded, &all).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_thread_that_sends_a_call_was_serving_the_request() {
+    // par2 and executor send from other threads.
+    let found = ["one", "sleep", "background"];
+    check("python-threads", "preload", Ids::Blinded, &found).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_serves_many_at_once_says_nothing() {
+    check("node-http", "preload", Ids::Blinded, &[]).await;
+}
+
 #[test]
 fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
     let one = Pattern::named("one").unwrap();

@@ -3,7 +3,7 @@
 const METHODS = {
   forwarded: 'The program passed on a header of the inbound request.',
   exclusive: 'Exactly one inbound request was in flight when this call left.',
-  thread: 'The thread that sent this call had last read that inbound request.',
+  thread: 'The thread that sent this call was serving that inbound request.',
   lineage: 'The connection that sent this call was opened for that inbound request.',
   runtime: 'The language runtime told which request the running task belongs to.',
   shim: 'The start-up shim carried the request’s identity to this call.',

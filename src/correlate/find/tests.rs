@@ -55,6 +55,7 @@ struct Given<'a> {
     extracted: Option<SpanContext>,
     destination: &'a str,
     carried: Carried,
+    served: Option<u16>,
 }
 
 impl Default for Given<'_> {
@@ -65,6 +66,7 @@ impl Default for Given<'_> {
             extracted: None,
             destination: "db",
             carried: Carried::Nothing,
+            served: None,
         }
     }
 }
@@ -86,6 +88,7 @@ fn found(config: &Config, in_flight: &InFlight, given: &Given) -> Found {
         extracted: given.extracted.as_ref(),
         destination: given.destination,
         carried: given.carried,
+        served: given.served,
     };
     find(config, in_flight, &call)
 }
@@ -229,6 +232,45 @@ fn a_token_names_its_request_and_never_another() {
 }
 
 #[test]
+fn a_thread_points_at_the_request_on_the_connection_it_serves() {
+    let in_flight = InFlight::new(2);
+    let preload = Config {
+        preload: true,
+        ..Config::default()
+    };
+    let a = enter(&in_flight, 1, "/", "");
+    let b = enter(&in_flight, 2, "/", "");
+    a.inbound().passed_on_from(40_001);
+    b.inbound().passed_on_from(40_002);
+    let call = |config: &Config, served| {
+        let given = Given {
+            served,
+            ..Given::default()
+        };
+        outcome(config, &in_flight, &given)
+    };
+    assert_eq!(call(&preload, Some(40_002)), (Some(2), "thread", "high", 1));
+    assert_eq!(call(&preload, None), (None, "none", "none", 2));
+    assert_eq!(
+        call(&preload, Some(40_003)),
+        (None, "none", "none", 2),
+        "no such connection"
+    );
+    assert_eq!(
+        call(&Config::default(), Some(40_002)),
+        (None, "none", "none", 2),
+        "off"
+    );
+    let other_stream = enter(&in_flight, 3, "/", "");
+    other_stream.inbound().passed_on_from(40_002);
+    assert_eq!(
+        call(&preload, Some(40_002)),
+        (None, "none", "none", 2),
+        "two requests share the connection"
+    );
+}
+
+#[test]
 fn layers_that_disagree_assert_nothing() {
     let in_flight = InFlight::new(1);
     let a = enter(&in_flight, 1, &format!("/{ID}"), "a");
@@ -293,6 +335,7 @@ fn a_layer_that_is_off_asserts_nothing() {
         exclusive: false,
         values: false,
         shims: false,
+        preload: false,
         mode: Mode::Eager,
     };
     let given = Given {

@@ -15,7 +15,7 @@ pub(crate) struct Profile {
 }
 
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
-const LAYERS: &[&str] = &["values", "shims"];
+const LAYERS: &[&str] = &["values", "shims", "preload"];
 
 /// Every choice.
 pub(crate) const PROFILES: &[Profile] = &[
@@ -33,6 +33,16 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "shims",
         layers: &["shims"],
         flags: &["--shims"],
+    },
+    Profile {
+        name: "preload",
+        layers: &["preload"],
+        flags: &["--preload"],
+    },
+    Profile {
+        name: "all",
+        layers: &["values", "shims", "preload"],
+        flags: &["--shims", "--preload"],
     },
 ];
 
