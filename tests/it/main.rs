@@ -34,6 +34,7 @@ mod scenario_sampling;
 mod scenario_signals;
 mod scenario_tracers;
 mod scenario_wires;
+mod shims;
 mod support;
 mod tls;
 mod traces;
