@@ -1,4 +1,5 @@
-//! Tells the program what it was built from: `PILLION_BUILD_COMMIT` and `PILLION_BUILD_RUSTC`, shown by `--version`.
+//! Tells the program what it was built from: `PILLION_BUILD_COMMIT` and `PILLION_BUILD_RUSTC`, shown by `--version`;
+//! and builds the library of `pillion exec --preload` where there is a C compiler.
 //!
 //! Asks the compiler and, in a checkout, git. `PILLION_COMMIT` says the revision where there is no checkout, as in an
 //! image's build. Needs no network; what cannot be found out stays empty.
@@ -6,6 +7,8 @@
 use std::env;
 use std::path::Path;
 use std::process::Command;
+
+const PRELOAD: &str = "src/app/shims/thread.c";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -19,6 +22,44 @@ fn main() {
     let version = version.trim_start_matches("rustc ");
     println!("cargo::rustc-env=PILLION_BUILD_COMMIT={commit}");
     println!("cargo::rustc-env=PILLION_BUILD_RUSTC={version}");
+    build_preload();
+}
+
+/// The library for programs of the target's architecture, with any C library. An empty file stands for none.
+fn build_preload() {
+    println!("cargo::rerun-if-changed={PRELOAD}");
+    println!("cargo::rerun-if-env-changed=CC");
+    let variable = |name: &str| env::var(name).unwrap_or_default();
+    let (host, target) = (variable("HOST"), variable("TARGET"));
+    let architecture = |triple: &str| triple.split('-').next().unwrap_or_default().to_owned();
+    let for_target = format!("CC_{}", target.replace('-', "_"));
+    println!("cargo::rerun-if-env-changed={for_target}");
+    let compiler = match (variable(&for_target), variable("CC")) {
+        (for_target, _) if !for_target.is_empty() => for_target,
+        _ if architecture(&host) != architecture(&target) => {
+            format!("{}-linux-gnu-gcc", architecture(&target))
+        }
+        (_, named) if !named.is_empty() => named,
+        _ => "cc".to_owned(),
+    };
+    let library = Path::new(&variable("OUT_DIR")).join("libpillion_thread.so");
+    let built = Command::new(compiler)
+        .args([
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-nostdlib",
+            "-fvisibility=hidden",
+        ])
+        .args(["-Wall", "-Wl,-s", "-o"])
+        .arg(&library)
+        .arg(PRELOAD)
+        .status();
+    if !built.is_ok_and(|status| status.success())
+        && let Err(error) = std::fs::write(&library, [])
+    {
+        println!("cargo::error={}: {error}", library.display());
+    }
 }
 
 fn from_git() -> String {

@@ -8,6 +8,7 @@ mod environment;
 mod reap;
 mod signals;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
@@ -28,13 +29,16 @@ use crate::app::admin::Control;
 use crate::app::run;
 use crate::app::run::RunError;
 use crate::app::run::Running;
+use crate::app::shims::Folder;
 use crate::config;
+use crate::config::Config;
 use crate::config::Loaded;
 use crate::config::Setting;
 use crate::config::Sources;
 use crate::config::Watch;
 use crate::config::watch;
 use crate::telemetry::logs;
+use crate::telemetry::logs::Chain;
 use crate::telemetry::metrics::Metrics;
 
 use signals::Signals;
@@ -117,7 +121,8 @@ pub fn exec(
         };
         let mut addresses = running.addresses.clone();
         addresses.extend(running.admin_address().map(|address| ("admin", address)));
-        let variables = environment::variables(&loaded.config, &addresses, &environment);
+        let mut variables = environment::variables(&loaded.config, &addresses, &environment);
+        let _inside = go_inside(&loaded.config, &running, &mut variables, &environment);
         let status = match start(program, variables) {
             Ok(child) => attend(child, &mut signals, &running, &control, &mut watch).await,
             Err(error) => Err(error),
@@ -154,6 +159,35 @@ fn name_after_program(loaded: &mut Loaded, sources: &mut Sources, program: &[OsS
     if let Ok(named) = config::load(sources) {
         *loaded = named;
     }
+}
+
+/// Lays out what runs inside the program and points the program at it; without it only links are missing.
+fn go_inside(
+    config: &Config,
+    running: &Running,
+    variables: &mut Vec<(&'static str, String)>,
+    environment: &BTreeMap<String, String>,
+) -> Option<Folder> {
+    if !config.linking.shims && !config.linking.preload {
+        return None;
+    }
+    let folder = Folder::new()
+        .inspect_err(|error| warn!(error = %Chain(error), "the program starts without shims"))
+        .ok()?;
+    if config.linking.shims {
+        variables.extend(folder.variables(environment));
+    }
+    if let (Some(evidence), Some(app)) = (&running.shared.evidence, &config.app) {
+        match folder.preload(evidence.path(), app.port, environment) {
+            Ok(preload) => variables.extend(preload),
+            Err(error) => {
+                warn!(error = %Chain(&error), "the program starts without the preload library")
+            }
+        }
+    } else if config.linking.preload {
+        warn!("linking.preload needs the address of the program: give --app");
+    }
+    Some(folder)
 }
 
 fn start(program: &[OsString], variables: Vec<(&'static str, String)>) -> Result<Child, ExecError> {

@@ -11,6 +11,7 @@ mod exec;
 mod ledger;
 mod run;
 mod sampling;
+mod shims;
 mod systemd;
 mod worker;
 
@@ -25,3 +26,5 @@ pub use exec::exec;
 pub use run::RunError;
 pub use run::Running;
 pub use run::run;
+pub use shims::ShimError;
+pub use shims::write_to as write_shims;

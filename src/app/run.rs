@@ -43,6 +43,7 @@ use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
+use crate::net::evidence::Evidence;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Shared;
@@ -200,6 +201,15 @@ pub(super) fn apply(running: &Running, control: &Control, event: Event) {
     event.answer(answer);
 }
 
+/// Memory for what a library in the program says; without it only links are missing.
+fn evidence() -> Option<Evidence> {
+    Evidence::new()
+        .inspect_err(
+            |error| warn!(%error, "no memory for linking.preload: threads are not looked at"),
+        )
+        .ok()
+}
+
 impl Running {
     /// Binds, builds and starts everything but the admin port.
     ///
@@ -231,9 +241,10 @@ impl Running {
             resource.clone(),
         )?;
         let own: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
+        let evidence = config.linking.preload.then(evidence).flatten();
         let running = Arc::new(Self {
             dump: Mutex::default(),
-            shared: Shared::new(snapshot, workers, &metrics, own),
+            shared: Shared::new(snapshot, workers, &metrics, own, evidence),
             first_reporters: reporters
                 .snapshot()
                 .into_iter()

@@ -79,6 +79,14 @@ pub(crate) enum Command {
         #[arg(long)]
         yaml: bool,
     },
+    /// Writes the start-up shims to a directory, for programs that `pillion exec` does not start
+    ///
+    /// Prints the variable that makes each runtime load its shim. The proxy needs `linking.shims: true`.
+    Shims {
+        /// The directory, made if need be
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        to: PathBuf,
+    },
     /// Asks a running proxy whether it is ready; succeeds when it is
     Healthcheck(HealthcheckArgs),
     /// Prints completions for a shell
@@ -108,6 +116,14 @@ pub(crate) struct ValidateArgs {
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) settings: Settings,
+    /// Follow requests inside the program: Node.js and Python load a small file that carries a token from each request
+    /// to the calls it causes (sets linking.shims)
+    #[arg(long)]
+    pub(crate) shims: bool,
+    /// Tell which request a thread works on: the program loads a small C library (sets linking.preload). For programs
+    /// that serve each request in a thread of its own with blocking reads
+    #[arg(long)]
+    pub(crate) preload: bool,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -193,6 +209,12 @@ pub(crate) struct Settings {
     /// How it is logged
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json", "logfmt"])]
     log_format: Option<String>,
+    /// `exec --shims`.
+    #[arg(skip)]
+    pub(crate) shims: bool,
+    /// `exec --preload`.
+    #[arg(skip)]
+    pub(crate) preload: bool,
 }
 
 impl Settings {
@@ -208,12 +230,15 @@ impl Settings {
             service: self.service.or(other.service),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
+            shims: self.shims || other.shims,
+            preload: self.preload || other.preload,
         }
     }
 
     /// The values given, for the loader.
     pub(crate) fn given(&self) -> Vec<Setting> {
         let address = |addr: &Option<HostPort>| addr.as_ref().map(HostPort::to_string);
+        let on = |given: bool| given.then(|| "true".to_owned());
         [
             ("--app", "app", address(&self.app)),
             ("--inbound", "inbound.listen", address(&self.inbound)),
@@ -222,6 +247,8 @@ impl Settings {
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),
             ("--log-format", "log.format", self.log_format.clone()),
+            ("--shims", "linking.shims", on(self.shims)),
+            ("--preload", "linking.preload", on(self.preload)),
         ]
         .into_iter()
         .filter_map(|(flag, path, value)| {

@@ -91,9 +91,14 @@ fn dispatch(line: CommandLine) -> Exit {
                 _ => with_materials(settings, start::run),
             }
         }
-        Some(Command::Exec(args)) => with_materials(args.settings.or(outer), |loaded, sources| {
-            start::exec(loaded, sources, &args.program)
-        }),
+        Some(Command::Exec(args)) => {
+            let mut settings = args.settings.or(outer);
+            settings.shims = args.shims;
+            settings.preload = args.preload;
+            with_materials(settings, |loaded, sources| {
+                start::exec(loaded, sources, &args.program)
+            })
+        }
         Some(Command::Demo(args)) => start::demo(&args),
         Some(Command::DemoService(args)) => start::demo_service(&args),
         Some(Command::DemoSidecar(args)) => start::demo_sidecar(args),
@@ -101,6 +106,13 @@ fn dispatch(line: CommandLine) -> Exit {
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
         Some(Command::Schema { yaml: true }) => print(&config::reference()),
         Some(Command::Schema { yaml: false }) => print(&config::schema::text()),
+        Some(Command::Shims { to }) => match start::shims(&to) {
+            Ok(lines) => print(&lines),
+            Err(error) => {
+                complain(&format!("error: {error}"));
+                Exit::Failure
+            }
+        },
         Some(Command::Healthcheck(args)) => {
             let timeout = args.timeout.0;
             with_config(

@@ -1,6 +1,7 @@
 //! The commands that start something: the seam to `app`.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use crate::app;
 use crate::app::DemoError;
@@ -75,6 +76,13 @@ pub(crate) fn demo_sidecar(args: DemoSidecarArgs) -> Exit {
         collector: args.collector,
     };
     ended(app::demo_sidecar(&sidecar))
+}
+
+/// `shims`: the files, and what makes each runtime load its own.
+pub(crate) fn shims(to: &Path) -> Result<String, String> {
+    let variables = app::write_shims(to).map_err(|error| format!("{error}{}", Causes(&error)))?;
+    let line = |(name, value)| format!("{name}={value}\n");
+    Ok(variables.into_iter().map(line).collect())
 }
 
 fn ended(result: Result<(), DemoError>) -> Exit {

@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU16;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -13,6 +15,9 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 
+use crate::correlate::token::Token;
+use crate::correlate::values::Fingerprints;
+use crate::correlate::values::Values;
 use crate::model::SpanContext;
 
 /// Most destinations remembered as called in the background.
@@ -21,13 +26,26 @@ const MAX_BACKGROUND: usize = 256;
 /// Places an empty shard keeps; after a peak beyond that it gives its memory back.
 const KEEP_PLACES: usize = 64;
 
-/// An inbound request in flight.
-#[derive(Debug)]
-pub struct Inbound {
+/// What an inbound request brings along.
+#[derive(Debug, Default)]
+pub struct Arrival {
     /// The server span's context; `None` for requests that get no span (probes).
     pub context: Option<SpanContext>,
     /// Its `x-request-id`.
     pub request_id: Option<HeaderValue>,
+    /// The values in its head that may recur.
+    pub values: Values,
+}
+
+/// An inbound request in flight.
+#[derive(Debug)]
+pub struct Inbound {
+    /// What it brought along.
+    pub arrival: Arrival,
+    /// Tells this request from the one that had its place before.
+    nonce: u64,
+    /// The port from which it was passed on to the program; 0 until then.
+    port: AtomicU16,
     /// Order of arrival.
     sequence: u64,
     /// Another request was in flight when this one arrived.
@@ -45,6 +63,10 @@ pub struct InFlight {
     crowded: AtomicU64,
     /// Destinations that were called while no request was in flight.
     background: RwLock<HashSet<Box<str>>>,
+    /// A call came with the token of a request: a shim is at work in the program.
+    shim_speaks: AtomicBool,
+    /// How values become comparable without being kept.
+    pub fingerprints: Fingerprints,
 }
 
 /// One worker's requests. Places are used again, so that entering and leaving cost the same however many are in
@@ -73,24 +95,22 @@ impl InFlight {
             sequence: AtomicU64::new(1),
             crowded: AtomicU64::new(0),
             background: RwLock::default(),
+            shim_speaks: AtomicBool::new(false),
+            fingerprints: Fingerprints::default(),
         })
     }
 
     /// Puts a request into the worker's shard until the guard is dropped.
-    pub fn enter(
-        self: &Arc<Self>,
-        worker: usize,
-        context: Option<SpanContext>,
-        request_id: Option<HeaderValue>,
-    ) -> InboundGuard {
+    pub fn enter(self: &Arc<Self>, worker: usize, arrival: Arrival) -> InboundGuard {
         let sequence = self.sequence.fetch_add(1, Ordering::AcqRel);
         let company = self.total.fetch_add(1, Ordering::AcqRel) > 0;
         if company {
             self.crowded.fetch_max(sequence, Ordering::AcqRel);
         }
         let inbound = Arc::new(Inbound {
-            context,
-            request_id,
+            arrival,
+            nonce: fastrand::u64(..),
+            port: AtomicU16::new(0),
             sequence,
             arrived_in_company: company,
         });
@@ -128,6 +148,25 @@ impl InFlight {
         let overlapped =
             one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence;
         Some((one, overlapped))
+    }
+
+    /// The request that this token was given to, if it is still in flight.
+    pub fn holder(&self, token: Token) -> Option<Arc<Inbound>> {
+        let shard = self.shards.get(usize::from(token.shard))?.lock();
+        let inbound = shard.places.get(token.place as usize)?.as_ref()?;
+        (inbound.nonce == token.nonce).then(|| inbound.clone())
+    }
+
+    /// Remembers that a shim is at work in the program.
+    pub fn learn_shim(&self) {
+        if !self.shim_speaks() {
+            self.shim_speaks.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True once a call has come with a token.
+    pub fn shim_speaks(&self) -> bool {
+        self.shim_speaks.load(Ordering::Relaxed)
     }
 
     /// Every request in flight that satisfies `test`, oldest first.
@@ -178,10 +217,31 @@ impl InFlight {
     }
 }
 
+impl Inbound {
+    /// It goes to the program on the connection that was opened from this port.
+    pub fn passed_on_from(&self, port: u16) {
+        self.port.store(port, Ordering::Release);
+    }
+
+    /// The port from which it was passed on; 0 while it was not.
+    pub(super) fn port(&self) -> u16 {
+        self.port.load(Ordering::Acquire)
+    }
+}
+
 impl InboundGuard {
     /// The request.
     pub fn inbound(&self) -> &Arc<Inbound> {
         &self.inbound
+    }
+
+    /// What a shim in the program passes on to the calls of this request; `None` for a place that has no token.
+    pub fn token(&self) -> Option<Token> {
+        Some(Token {
+            shard: self.shard.try_into().ok()?,
+            place: self.place.try_into().ok()?,
+            nonce: self.inbound.nonce,
+        })
     }
 }
 
@@ -227,7 +287,7 @@ mod tests {
     fn guards_leave_the_table_as_they_found_it() {
         let table = InFlight::new(3);
         let guards: Vec<_> = (0..9)
-            .map(|worker| table.enter(worker, None, None))
+            .map(|worker| table.enter(worker, Arrival::default()))
             .collect();
         assert_eq!(table.len(), 9);
         assert_eq!(table.oldest(3).len(), 3);
@@ -236,6 +296,27 @@ mod tests {
         drop(guards);
         assert!(table.is_empty());
         assert!(table.matching(|_| true).is_empty());
+    }
+
+    #[test]
+    fn a_token_leads_to_its_request_until_that_ends() {
+        let table = InFlight::new(2);
+        let first = table.enter(1, Arrival::default());
+        let token = first.token().unwrap();
+        assert!(Arc::ptr_eq(&table.holder(token).unwrap(), first.inbound()));
+        drop(first);
+        assert!(table.holder(token).is_none());
+        let second = table.enter(1, Arrival::default());
+        assert!(table.holder(token).is_none(), "the place is another's now");
+        assert!(table.holder(second.token().unwrap()).is_some());
+        for (shard, place) in [(1, u32::MAX), (u16::MAX, 0)] {
+            let foreign = Token {
+                shard,
+                place,
+                ..token
+            };
+            assert!(table.holder(foreign).is_none(), "no such place");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod drain;
+pub mod evidence;
 pub mod headers;
 pub mod listen;
 pub mod rewind;

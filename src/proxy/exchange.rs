@@ -104,10 +104,16 @@ impl Exchange {
     pub(super) fn connected(&mut self, lease: &Lease) {
         self.times.connect = lease.timing;
         self.times.reused = lease.reused;
+        if let Some(guard) = &self.guard {
+            guard.inbound().passed_on_from(lease.peer.local_port);
+        }
         if self.kind == Kind::Client
             && let Some(span) = &mut self.span
         {
-            span.tracer().clone().conventions.peer(span, lease.peer);
+            span.tracer()
+                .clone()
+                .conventions
+                .peer(span, lease.peer.address);
         }
     }
 

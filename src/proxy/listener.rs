@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use http::Request;
@@ -104,6 +105,10 @@ pub struct Conn {
     pub snapshot: Arc<Snapshot>,
     /// The other end.
     pub peer: SocketAddr,
+    /// Which port the other end connected to; 0 unless threads are looked at.
+    pub local_port: u16,
+    /// The latest number of its slot of evidence.
+    pub evidence: AtomicU32,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Tells when to finish.
@@ -184,11 +189,17 @@ async fn serve(
     let snapshot = worker.shared.snapshot.load_full();
     let metrics = worker.shared.metrics(listener.direction());
     let mut open = metrics.downstream.open();
+    let local_port = match &worker.shared.evidence {
+        Some(_) => stream.local_addr().map_or(0, |address| address.port()),
+        None => 0,
+    };
     let mut conn = Conn {
         worker: worker.clone(),
         listener,
         snapshot,
         peer,
+        local_port,
+        evidence: AtomicU32::new(0),
         scheme: "http",
         drain,
         phase: Phase::default(),

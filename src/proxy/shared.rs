@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::correlate;
 use crate::correlate::InFlight;
+use crate::net::evidence::Evidence;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::config::Forwarded;
 use crate::proxy::config::Limits;
@@ -75,6 +76,8 @@ pub struct Shared {
     outbound: DirectionMetrics,
     /// How causes were found.
     pub links: LinkMetrics,
+    /// What a library in the program says about the threads that send its calls.
+    pub evidence: Option<Evidence>,
     /// Addresses Pillion listens on itself: never a destination.
     pub own_addresses: Vec<SocketAddr>,
 }
@@ -117,6 +120,7 @@ impl Shared {
         workers: usize,
         metrics: &Metrics,
         own_addresses: Vec<SocketAddr>,
+        evidence: Option<Evidence>,
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
         let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -129,6 +133,7 @@ impl Shared {
             inbound: DirectionMetrics::new(metrics, Direction::Inbound),
             outbound: DirectionMetrics::new(metrics, Direction::Outbound),
             links: metrics.links(&methods),
+            evidence,
             own_addresses,
         })
     }

@@ -1,6 +1,7 @@
 //! The beginning of an exchange: context read, sampling asked, cause found, span started, context written.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::Method;
@@ -10,15 +11,23 @@ use http::Version;
 use hyper::body::Incoming;
 
 use crate::correlate;
+use crate::correlate::Arrival;
+use crate::correlate::Call;
+use crate::correlate::Carried;
 use crate::correlate::Confidence;
 use crate::correlate::Found;
+use crate::correlate::InboundGuard;
+use crate::correlate::Token;
+use crate::correlate::Values;
 use crate::model::Kind;
 use crate::model::SamplingState;
+use crate::model::SpanContext;
 use crate::propagation::Extraction;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward;
+use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
 use crate::proxy::respond;
@@ -43,6 +52,10 @@ pub(super) fn begin(
     start: Instant,
 ) -> (Request<Incoming>, Box<Exchange>) {
     let kind = forward::kind(&conn.listener.role);
+    let carried = match kind {
+        Kind::Client => take_token(conn, &mut request),
+        _ => Carried::Nothing,
+    };
     let mut labels = labels_of(conn, &request);
     let tracer = conn
         .snapshot
@@ -53,11 +66,8 @@ pub(super) fn begin(
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            exchange.guard = Some(conn.worker.shared.in_flight.enter(
-                conn.worker.index,
-                None,
-                None,
-            ));
+            let guard = enter(conn, &mut request, None);
+            exchange.guard = Some(guard);
         }
         return (request, exchange);
     };
@@ -78,7 +88,7 @@ pub(super) fn begin(
             }
             tracer.start_server(&extraction, policy, name, start)
         }
-        _ => tracer.start_client(&cause_of(conn, &request, &extraction), name, start),
+        _ => tracer.start_client(&cause_of(conn, &request, &extraction, carried), name, start),
     };
     if span.is_recording() {
         let to = rewritten_host(conn);
@@ -95,14 +105,8 @@ pub(super) fn begin(
             span.set("service.peer.name", peer_service.clone());
         }
     }
-    let guard = (kind == Kind::Server).then(|| {
-        let request_id = request.headers().get(correlate::REQUEST_ID).cloned();
-        conn.worker.shared.in_flight.enter(
-            conn.worker.index,
-            Some(span.context.clone()),
-            request_id,
-        )
-    });
+    let guard =
+        (kind == Kind::Server).then(|| enter(conn, &mut request, Some(span.context.clone())));
     inject(tracer, &span, &mut request);
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
@@ -190,20 +194,74 @@ fn forces_sampling(extraction: &Extraction) -> bool {
         || extracted.debug_id.is_some()
 }
 
-fn cause_of(conn: &Conn, request: &Request<Incoming>, extraction: &Extraction) -> Cause {
+/// Puts an inbound request into the table of requests in flight, and the shim's token on it.
+fn enter(
+    conn: &Conn,
+    request: &mut Request<Incoming>,
+    context: Option<SpanContext>,
+) -> InboundGuard {
+    let (in_flight, layers) = (&conn.worker.shared.in_flight, &conn.snapshot.correlate);
+    let values = match context.is_some() && layers.values {
+        true => in_flight
+            .fingerprints
+            .inbound(request.uri(), request.headers()),
+        false => Values::default(),
+    };
+    let arrival = Arrival {
+        context,
+        request_id: request.headers().get(correlate::REQUEST_ID).cloned(),
+        values,
+    };
+    let guard = in_flight.enter(conn.worker.index, arrival);
+    if layers.shims {
+        headers::remove(request.headers_mut(), &correlate::TOKEN);
+        if let Some(token) = guard.token().and_then(Token::header) {
+            request.headers_mut().insert(correlate::TOKEN, token);
+        }
+    }
+    guard
+}
+
+/// Takes the shim's token off a call of the program.
+fn take_token(conn: &Conn, request: &mut Request<Incoming>) -> Carried {
+    if !conn.snapshot.correlate.shims {
+        return Carried::Nothing;
+    }
+    let carried = Carried::read(request.headers());
+    headers::remove(request.headers_mut(), &correlate::TOKEN);
+    carried
+}
+
+/// The port of the inbound connection that the thread that sent this request was serving.
+fn served_by_sender(conn: &Conn) -> Option<u16> {
+    let evidence = conn.worker.shared.evidence.as_ref()?;
+    let sent = evidence.of(conn.peer.port(), conn.local_port)?;
+    // What was written for an earlier request says nothing about this one: it was sent unseen.
+    let is_new = conn.evidence.swap(sent.number, Ordering::Relaxed) != sent.number;
+    sent.inbound.filter(|_| is_new)
+}
+
+fn cause_of(
+    conn: &Conn,
+    request: &Request<Incoming>,
+    extraction: &Extraction,
+    carried: Carried,
+) -> Cause {
     let shared = &conn.worker.shared;
     let destination = match &conn.listener.role {
         Role::Route { to, .. } => to.host.as_str(),
         _ => target::host(request).unwrap_or_default(),
     };
     let extracted = &extraction.extracted;
-    let found = correlate::find(
-        &conn.snapshot.correlate,
-        &shared.in_flight,
-        request.headers(),
-        extracted.parent.as_ref(),
+    let call = Call {
+        uri: request.uri(),
+        headers: request.headers(),
+        extracted: extracted.parent.as_ref(),
         destination,
-    );
+        carried,
+        served: served_by_sender(conn),
+    };
+    let found = correlate::find(&conn.snapshot.correlate, &shared.in_flight, &call);
     shared.links.count(found.method.name(), outcome_of(&found));
     Cause {
         parent: found.parent,

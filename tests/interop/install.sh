@@ -2,9 +2,9 @@
 # Installs the real counterparts that the interop tests use: Jaeger v2, Python and Node clients, command-line tools.
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
-#   bin/jaeger    python/bin/python    agents/bin/python    node/node_modules    log/*.log
+#   bin/jaeger    python/bin/python    agents/bin/python    node/node_modules    linking/bin/python    log/*.log
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
-# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python agents node debian (default: all).
+# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python agents node linking debian (default: all).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,12 +16,12 @@ skipped=0
 main() {
   mkdir -p "$tools/bin" "$tools/log" || exit 1
   local part
-  if [[ $# = 0 ]]; then set -- debian jaeger python agents node; fi
+  if [[ $# = 0 ]]; then set -- debian jaeger python agents node linking; fi
   for part in "$@"; do
     case $part in
-      jaeger | python | agents | node | debian) "install_$part" ;;
+      jaeger | python | agents | node | linking | debian) "install_$part" ;;
       *)
-        echo "unknown part: $part (jaeger, python, agents, node, debian)" >&2
+        echo "unknown part: $part (jaeger, python, agents, node, linking, debian)" >&2
         exit 2
         ;;
     esac
@@ -90,6 +90,9 @@ install_python() { install_venv python "$here/python/requirements.txt"; }
 
 # The agents of other systems patch what they find, so they live apart.
 install_agents() { install_venv agents "$here/python/agents.txt"; }
+
+# The programs of the linking benchmark.
+install_linking() { install_venv linking "$here/../bench/linking/apps/requirements.txt"; }
 
 # install_venv NAME REQUIREMENTS
 install_venv() {

@@ -25,6 +25,7 @@ const PAGES: &[&str] = &[
     "CHANGELOG.md",
     "docs/configuration.md",
     "docs/interop.md",
+    "docs/linking.md",
     "docs/metrics.md",
     "docs/spans.md",
 ];

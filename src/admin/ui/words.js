@@ -3,12 +3,14 @@
 const METHODS = {
   forwarded: 'The program passed on a header of the inbound request.',
   exclusive: 'Exactly one inbound request was in flight when this call left.',
-  thread: 'The thread that sent this call had last read that inbound request.',
+  thread: 'The thread that sent this call was serving that inbound request.',
   lineage: 'The connection that sent this call was opened for that inbound request.',
   runtime: 'The language runtime told which request the running task belongs to.',
   shim: 'The start-up shim carried the request’s identity to this call.',
   pacing: 'The call came out while only that inbound request was allowed to make progress.',
   value: 'A value from that inbound request came back in this call.',
+  contradicted: 'Two kinds of evidence pointed at different requests, so neither was believed.',
+  ended: 'The request that caused this call had ended before it left.',
   none: 'Nothing tied this call to an inbound request.',
 };
 

@@ -13,6 +13,7 @@ use crate::net::tls::ClientTls;
 use crate::net::tls::MaybeTls;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::ConnectTiming;
+use crate::proxy::upstream::Ends;
 
 /// How long an address gets before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -38,7 +39,7 @@ impl Connector {
         to: &HostPort,
         tls: Option<&ClientTls>,
         http2: bool,
-    ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
+    ) -> Result<(MaybeTls<TcpStream>, Ends, ConnectTiming), ProxyError> {
         let (tcp, mut timing) =
             within(self.connect, open_tcp(to))
                 .await
@@ -48,7 +49,13 @@ impl Connector {
                         after,
                     })
                 })?;
-        let peer = tcp.peer_addr().map_err(|source| ProxyError::Connect {
+        let ends = || {
+            Ok(Ends {
+                address: tcp.peer_addr()?,
+                local_port: tcp.local_addr()?.port(),
+            })
+        };
+        let peer = ends().map_err(|source| ProxyError::Connect {
             to: to.to_string(),
             source,
         })?;

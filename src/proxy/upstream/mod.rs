@@ -56,6 +56,21 @@ impl std::hash::Hash for TlsTarget {
     }
 }
 
+/// The two ends of a connection upwards. Shows as the far one.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// The upstream's address.
+    pub address: SocketAddr,
+    /// Our own port.
+    pub local_port: u16,
+}
+
+impl std::fmt::Display for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
 /// Where the time of opening a connection went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnectTiming {
@@ -73,8 +88,8 @@ pub struct Lease {
     sender: Sender,
     pool: Arc<Pool>,
     destination: Destination,
-    /// The upstream's address.
-    pub peer: SocketAddr,
+    /// The connection's ends.
+    pub peer: Ends,
     /// Served an earlier exchange.
     pub reused: bool,
     /// Zero when reused.

@@ -1,7 +1,6 @@
 //! The pool of one worker: idle HTTP/1 connections by destination, shared HTTP/2 connections, one bound on all of them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -28,6 +27,7 @@ use crate::proxy::metered::Metered;
 use crate::proxy::upstream::ConnectTiming;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Destination;
+use crate::proxy::upstream::Ends;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Sender;
 use crate::telemetry::metrics::ConnectionMetrics;
@@ -80,14 +80,14 @@ struct State {
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
-    peer: SocketAddr,
+    peer: Ends,
     until: Instant,
 }
 
 /// A handle on a shared HTTP/2 connection; dropping it frees its stream.
 pub(super) struct SharedSender {
     pub(super) sender: http2::SendRequest<RequestBody>,
-    peer: SocketAddr,
+    peer: Ends,
     streams: Arc<AtomicUsize>,
     used: Arc<AtomicBool>,
     counted: bool,
@@ -157,7 +157,7 @@ impl Pool {
         &self,
         destination: Destination,
         sender: http1::SendRequest<RequestBody>,
-        peer: SocketAddr,
+        peer: Ends,
         idle_limit: Option<Duration>,
         now: Instant,
     ) {
@@ -466,7 +466,7 @@ impl Pool {
         &self,
         destination: &Destination,
         connector: Connector,
-    ) -> Result<(MaybeTls<TcpStream>, SocketAddr, ConnectTiming), ProxyError> {
+    ) -> Result<(MaybeTls<TcpStream>, Ends, ConnectTiming), ProxyError> {
         let tls = destination.tls.as_ref().map(|tls| &*tls.tls);
         match connector
             .open(&destination.to, tls, destination.http2)

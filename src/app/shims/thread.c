@@ -1,0 +1,285 @@
+/*
+ * Which request is the thread that sends this call working on? Evidence of Pillion's layer `thread`, by LD_PRELOAD.
+ *
+ * A thread that reads an inbound connection with blocking calls works on that request until the first byte of its
+ * response is written. What the same thread sends elsewhere in between, the request caused. Before bytes leave, the slot
+ * of the connection's local port is written in memory that Pillion maps; nothing else is kept or sent.
+ *
+ * Unknown stays: connections read without blocking (event loops, greenlets, virtual threads), calls that another thread
+ * sends, programs without a C library of their own (most of Go), io_uring and sendfile. Nothing here can fail a call of
+ * the program: every function passes on to the one it hides.
+ *
+ * Built with -nostdlib: names are found in whatever C library the program has, of whatever version.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Old versions of glibc have it in a library of its own, which the program may not load. */
+#pragma weak dlsym
+
+#define PORTS 65536
+#define MAX_FD 65536
+#define EXPORT __attribute__((visibility("default")))
+
+/* What Pillion maps: by local port of an outgoing connection, see src/net/evidence.rs. */
+typedef _Atomic uint64_t slot;
+
+enum role { UNKNOWN, INBOUND, OUTBOUND, OTHER };
+
+/* A descriptor of ours. `request` counts up for each request read from an inbound one; 0 once its response begins. */
+struct connection {
+  _Atomic uint8_t role;
+  _Atomic uint16_t local, remote;
+  _Atomic uint32_t request;
+};
+
+static slot *slots;
+static uint16_t app_port;
+static struct connection connections[MAX_FD];
+static _Atomic uint32_t requests, writes;
+
+/* The request that this thread works on. */
+static __thread __attribute__((tls_model("initial-exec"))) struct {
+  int fd;
+  uint32_t request;
+} mine;
+
+static unsigned number(const char *text) {
+  unsigned value = 0;
+  for (; text && *text >= '0' && *text <= '9'; text++) value = value * 10 + (unsigned)(*text - '0');
+  return value;
+}
+
+__attribute__((constructor)) static void start(void) {
+  const char *file = getenv("_PILLION_EVIDENCE");
+  app_port = (uint16_t)number(getenv("_PILLION_APP_PORT"));
+  if (!file || !app_port) return;
+  int saved = errno;
+  int fd = open(file, O_RDWR | O_CLOEXEC);
+  if (fd >= 0) {
+    void *map = mmap(NULL, PORTS * sizeof(slot), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map != MAP_FAILED) slots = map;
+    close(fd);
+  }
+  errno = saved;
+}
+
+static struct connection *known(int fd) {
+  return slots && fd >= 0 && fd < MAX_FD ? &connections[fd] : NULL;
+}
+
+static void forget(int fd) {
+  struct connection *c = known(fd);
+  if (!c) return;
+  c->request = 0;
+  c->role = UNKNOWN;
+}
+
+static uint16_t port(const struct sockaddr_storage *address) {
+  if (address->ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)address)->sin_port);
+  if (address->ss_family == AF_INET6) return ntohs(((const struct sockaddr_in6 *)address)->sin6_port);
+  return 0;
+}
+
+/* Classifies a descriptor at its first use as what it was opened for. */
+static enum role role(int fd, struct connection *c) {
+  if (c->role != UNKNOWN) return c->role;
+  int saved = errno, kind = 0;
+  struct sockaddr_storage local = {0}, remote = {0};
+  socklen_t kind_size = sizeof kind, local_size = sizeof local, remote_size = sizeof remote;
+  enum role found = OTHER;
+  if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &kind_size) == 0 && kind == SOCK_STREAM &&
+      getsockname(fd, (struct sockaddr *)&local, &local_size) == 0 && port(&local)) {
+    if (getpeername(fd, (struct sockaddr *)&remote, &remote_size) != 0) {
+      /* Not connected yet. */
+      errno = saved;
+      return UNKNOWN;
+    }
+    c->local = port(&local);
+    c->remote = port(&remote);
+    found = c->local == app_port ? INBOUND : OUTBOUND;
+  }
+  errno = saved;
+  c->role = found;
+  return found;
+}
+
+static void has_read(int fd, ssize_t n) {
+  struct connection *c = known(fd);
+  if (n <= 0 || !c || role(fd, c) != INBOUND) return;
+  int saved = errno, flags = fcntl(fd, F_GETFL);
+  errno = saved;
+  mine.request = 0;
+  /* One that does not block may be read by a thread that then works on something else. */
+  if (flags < 0 || flags & O_NONBLOCK) return;
+  if (!c->request) {
+    uint32_t next = ++requests;
+    c->request = next ? next : ++requests;
+  }
+  mine.fd = fd;
+  mine.request = c->request;
+}
+
+static void will_write(int fd) {
+  struct connection *c = known(fd);
+  if (!c) return;
+  enum role r = role(fd, c);
+  if (r == INBOUND) {
+    c->request = 0;
+  } else if (r == OUTBOUND) {
+    uint64_t owner = 0;
+    if (mine.request && connections[mine.fd].request == mine.request) owner = connections[mine.fd].remote;
+    uint64_t evidence = owner << 48 | (uint64_t)c->remote << 32 | ++writes;
+    atomic_store_explicit(&slots[c->local], evidence, memory_order_release);
+  }
+}
+
+/* The function that ours hides, or where it cannot be found, what it would ask of the kernel. */
+#define REAL(name, ...)                               \
+  static __typeof__(name) *real;                      \
+  if (!real && dlsym) real = dlsym(RTLD_NEXT, #name); \
+  if (!real) return syscall(__VA_ARGS__)
+
+EXPORT int connect(int fd, const struct sockaddr *address, socklen_t size) {
+  REAL(connect, SYS_connect, fd, address, size);
+  forget(fd);
+  return real(fd, address, size);
+}
+
+EXPORT int accept(int fd, struct sockaddr *address, socklen_t *size) {
+  REAL(accept, SYS_accept4, fd, address, size, 0);
+  int accepted = real(fd, address, size);
+  forget(accepted);
+  return accepted;
+}
+
+EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *size, int flags) {
+  REAL(accept4, SYS_accept4, fd, address, size, flags);
+  int accepted = real(fd, address, size, flags);
+  forget(accepted);
+  return accepted;
+}
+
+EXPORT int close(int fd) {
+  REAL(close, SYS_close, fd);
+  forget(fd);
+  return real(fd);
+}
+
+EXPORT int dup2(int from, int to) {
+  REAL(dup2, SYS_dup3, from, to, 0);
+  forget(to);
+  return real(from, to);
+}
+
+EXPORT int dup3(int from, int to, int flags) {
+  REAL(dup3, SYS_dup3, from, to, flags);
+  forget(to);
+  return real(from, to, flags);
+}
+
+EXPORT ssize_t read(int fd, void *buffer, size_t size) {
+  REAL(read, SYS_read, fd, buffer, size);
+  ssize_t n = real(fd, buffer, size);
+  has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t readv(int fd, const struct iovec *parts, int count) {
+  REAL(readv, SYS_readv, fd, parts, count);
+  ssize_t n = real(fd, parts, count);
+  has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t recv(int fd, void *buffer, size_t size, int flags) {
+  REAL(recv, SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
+  ssize_t n = real(fd, buffer, size, flags);
+  if (!(flags & MSG_PEEK)) has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t recvfrom(int fd, void *restrict buffer, size_t size, int flags, struct sockaddr *restrict address,
+                        socklen_t *restrict address_size) {
+  REAL(recvfrom, SYS_recvfrom, fd, buffer, size, flags, address, address_size);
+  ssize_t n = real(fd, buffer, size, flags, address, address_size);
+  if (!(flags & MSG_PEEK)) has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+  REAL(recvmsg, SYS_recvmsg, fd, message, flags);
+  ssize_t n = real(fd, message, flags);
+  if (!(flags & MSG_PEEK)) has_read(fd, n);
+  return n;
+}
+
+/* What the compiler makes of the above where it knows the buffer's size. */
+ssize_t __read_chk(int, void *, size_t, size_t);
+ssize_t __recv_chk(int, void *, size_t, size_t, int);
+ssize_t __recvfrom_chk(int, void *restrict, size_t, size_t, int, struct sockaddr *restrict, socklen_t *restrict);
+
+EXPORT ssize_t __read_chk(int fd, void *buffer, size_t size, size_t room) {
+  REAL(__read_chk, SYS_read, fd, buffer, size);
+  ssize_t n = real(fd, buffer, size, room);
+  has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags) {
+  REAL(__recv_chk, SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
+  ssize_t n = real(fd, buffer, size, room, flags);
+  if (!(flags & MSG_PEEK)) has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buffer, size_t size, size_t room, int flags,
+                              struct sockaddr *restrict address, socklen_t *restrict address_size) {
+  REAL(__recvfrom_chk, SYS_recvfrom, fd, buffer, size, flags, address, address_size);
+  ssize_t n = real(fd, buffer, size, room, flags, address, address_size);
+  if (!(flags & MSG_PEEK)) has_read(fd, n);
+  return n;
+}
+
+EXPORT ssize_t write(int fd, const void *buffer, size_t size) {
+  REAL(write, SYS_write, fd, buffer, size);
+  will_write(fd);
+  return real(fd, buffer, size);
+}
+
+EXPORT ssize_t writev(int fd, const struct iovec *parts, int count) {
+  REAL(writev, SYS_writev, fd, parts, count);
+  will_write(fd);
+  return real(fd, parts, count);
+}
+
+EXPORT ssize_t send(int fd, const void *buffer, size_t size, int flags) {
+  REAL(send, SYS_sendto, fd, buffer, size, flags, NULL, 0);
+  will_write(fd);
+  return real(fd, buffer, size, flags);
+}
+
+EXPORT ssize_t sendto(int fd, const void *buffer, size_t size, int flags, const struct sockaddr *address,
+                      socklen_t address_size) {
+  REAL(sendto, SYS_sendto, fd, buffer, size, flags, address, address_size);
+  will_write(fd);
+  return real(fd, buffer, size, flags, address, address_size);
+}
+
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  REAL(sendmsg, SYS_sendmsg, fd, message, flags);
+  will_write(fd);
+  return real(fd, message, flags);
+}

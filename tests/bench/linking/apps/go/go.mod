@@ -1,0 +1,3 @@
+module linking
+
+go 1.19

@@ -1,0 +1,79 @@
+// Node http; with CLIENT=fetch calls through the built-in fetch.
+'use strict';
+const http = require('http');
+const { createHash } = require('crypto');
+const { setTimeout: sleep } = require('timers/promises');
+
+const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
+const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
+const agent = new http.Agent({ keepAlive: OUT === 'pooled' });
+const few = new http.Agent({ keepAlive: true, maxSockets: 4 });
+let jobs = false;
+
+function request(path, agent) {
+  return new Promise((resolve, reject) => {
+    http.get(BACKEND + path, { agent }, (response) => {
+      response.resume();
+      response.on('end', () => resolve(response.statusCode));
+    }).on('error', reject);
+  });
+}
+
+async function call(path, limited = false) {
+  if (CLIENT === 'http' || limited) return request(path, limited ? few : agent);
+  const response = await fetch(BACKEND + path, OUT === 'pooled' ? {} : { headers: { connection: 'close' } });
+  await response.arrayBuffer();
+  return response.status;
+}
+
+function paths(pattern, id, kept) {
+  return Array.from({ length: CALLS[pattern] }, (_, index) => {
+    if (kept) return `/call/${id}/${index}`;
+    const digest = createHash('sha256').update(`${id}:${index}`).digest('hex').slice(0, 32);
+    return `/${pattern === 'retry' ? 'flaky' : 'call'}/${digest}`;
+  });
+}
+
+async function serve(pattern, urls) {
+  if (pattern === 'retry') {
+    while ((await call(urls[0])) === 503);
+  } else if (pattern === 'par2' || pattern === 'fan8') {
+    await Promise.all(urls.map((url) => call(url)));
+  } else if (pattern === 'executor') {
+    // A job for the thread pool of libuv first, as reading a file or hashing a password is.
+    await new Promise((resolve) => require('crypto').pbkdf2('a', 'b', 10, 16, 'sha256', resolve));
+    await call(urls[0]);
+  } else {
+    for (const url of urls) {
+      if (pattern === 'sleep') await sleep(10);
+      await call(url, pattern === 'saturated');
+    }
+  }
+}
+
+const server = http.createServer(async (request, response) => {
+  const url = new URL(request.url, 'http://app');
+  const [pattern, id] = url.pathname.slice(1).split('/');
+  if (pattern === 'jobs') {
+    jobs = id === 'on';
+    return response.end('ok');
+  }
+  const urls = paths(pattern, id, url.searchParams.get('ids') === 'kept');
+  if (pattern === 'late') {
+    response.end('ok');
+    await sleep(2);
+    return call(urls[0]);
+  }
+  await serve(pattern, urls);
+  response.end('ok');
+});
+
+async function background() {
+  for (let number = 0; ; number++) {
+    await sleep(5);
+    if (jobs) await call(`/background/${number}`);
+  }
+}
+
+background();
+server.listen({ port: Number(PORT), host: '127.0.0.1', backlog: 512 });

@@ -1,0 +1,146 @@
+//! hyper on tokio: a task for each connection, calls through a pooled client. A program of the linking benchmark.
+
+#![allow(clippy::unwrap_used, reason = "a program that stands for anybody's")]
+
+use std::convert::Infallible;
+use std::env;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::Request;
+use http::Response;
+use http_body_util::BodyExt;
+use http_body_util::Empty;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+struct App {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    backend: String,
+    few: Semaphore,
+    jobs: AtomicBool,
+}
+
+#[tokio::main(worker_threads = 4)]
+async fn main() {
+    let mut builder = Client::builder(TokioExecutor::new());
+    if env::var("OUT").is_ok_and(|out| out == "fresh") {
+        builder.pool_max_idle_per_host(0);
+    }
+    let app = Arc::new(App {
+        client: builder.build_http(),
+        backend: env::var("BACKEND").unwrap(),
+        few: Semaphore::new(4),
+        jobs: AtomicBool::new(false),
+    });
+    tokio::spawn(background(app.clone()));
+    let port: u16 = env::var("PORT").unwrap().parse().unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        let app = app.clone();
+        let service = service_fn(move |request| handle(app.clone(), request));
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn handle(
+    app: Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().trim_matches('/').to_owned();
+    let (pattern, id) = path.split_once('/').unwrap_or_default();
+    let kept = request.uri().query() == Some("ids=kept");
+    match pattern {
+        "jobs" => app.jobs.store(id == "on", Ordering::Relaxed),
+        "late" => {
+            let (app, url) = (app.clone(), url(pattern, id, kept, 0));
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                app.call(&url).await
+            });
+        }
+        _ => serve(&app, pattern, id, kept).await,
+    }
+    Ok(Response::new(Full::from("ok")))
+}
+
+async fn serve(app: &Arc<App>, pattern: &str, id: &str, kept: bool) {
+    let n_calls = match pattern {
+        "fan8" => 8,
+        "seq2" | "par2" | "sleep" | "saturated" => 2,
+        _ => 1,
+    };
+    let urls: Vec<String> = (0..n_calls)
+        .map(|call| url(pattern, id, kept, call))
+        .collect();
+    match pattern {
+        "retry" => while app.call(&urls[0]).await == 503 {},
+        "par2" | "fan8" | "executor" => {
+            let mut calls = JoinSet::new();
+            for url in urls {
+                let app = app.clone();
+                calls.spawn(async move { app.call(&url).await });
+            }
+            calls.join_all().await;
+        }
+        _ => {
+            for url in urls {
+                if pattern == "sleep" {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                let _place = match pattern {
+                    "saturated" => Some(app.few.acquire().await.unwrap()),
+                    _ => None,
+                };
+                app.call(&url).await;
+            }
+        }
+    }
+}
+
+async fn background(app: Arc<App>) {
+    for number in 0.. {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if app.jobs.load(Ordering::Relaxed) {
+            app.call(&format!("/background/{number}")).await;
+        }
+    }
+}
+
+impl App {
+    async fn call(&self, path: &str) -> u16 {
+        let uri = format!("{}{path}", self.backend).parse().unwrap();
+        let Ok(response) = self.client.get(uri).await else {
+            return 0;
+        };
+        let status = response.status().as_u16();
+        response.into_body().collect().await.ok();
+        status
+    }
+}
+
+fn url(pattern: &str, id: &str, kept: bool, call: usize) -> String {
+    if kept {
+        return format!("/call/{id}/{call}");
+    }
+    let digest = digest::digest(&digest::SHA256, format!("{id}:{call}").as_bytes());
+    let hex: Vec<String> = digest.as_ref()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let place = if pattern == "retry" { "flaky" } else { "call" };
+    format!("/{place}/{}", hex.concat())
+}

@@ -1,0 +1,177 @@
+//! `cargo bench --bench linking`: runs the linking benchmark, prints its table, writes its data.
+//!
+//! Arguments (behind `--`): `--app`, `--pattern`, `--profile`, `--concurrency`, `--reuse`, `--ids` take lists with
+//! commas; `--requests N` in each row; `--json FILE`. What is not said has a short default; `--full` runs every axis.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program for people, and an expectation that fails is how it fails"
+)]
+
+#[path = "mod.rs"]
+mod linking;
+
+use std::env;
+use std::fs;
+
+use linking::apps::APPS;
+use linking::apps::App;
+use linking::backend;
+use linking::collector::Collector;
+use linking::process::Around;
+use linking::process::Reuse;
+use linking::process::Running;
+use linking::profiles::PROFILES;
+use linking::profiles::Profile;
+use linking::report;
+use linking::row;
+use linking::row::Plan;
+use linking::row::Row;
+use linking::truth::Ids;
+use linking::truth::PATTERNS;
+use linking::truth::Pattern;
+use serde_json::json;
+
+/// The axes of a run.
+struct Axes {
+    apps: Vec<App>,
+    profiles: Vec<&'static Profile>,
+    patterns: Vec<Pattern>,
+    concurrency: Vec<usize>,
+    reuse: Vec<Reuse>,
+    ids: Vec<Ids>,
+    n_requests: usize,
+    json: Option<String>,
+}
+
+fn main() -> Result<(), String> {
+    let axes = Axes::read(env::args().skip(1))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let rows = runtime.block_on(measure(&axes));
+    println!("{}", report::table(&rows));
+    if let Some(file) = &axes.json {
+        let conditions = json!({
+            "processors": std::thread::available_parallelism().map_or(0, usize::from),
+            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "load_average": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
+            "debug_build": cfg!(debug_assertions),
+            "requests_a_row": axes.n_requests,
+        });
+        let text = serde_json::to_string_pretty(&report::data(&rows, &conditions)).unwrap();
+        fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(())
+}
+
+async fn measure(axes: &Axes) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let collector = Collector::start().await;
+    let around = Around {
+        backend: backend::start().await,
+        collector: collector.address,
+    };
+    for app in &axes.apps {
+        for profile in &axes.profiles {
+            for reuse in &axes.reuse {
+                let running = match Running::start(app, profile, *reuse, around).await {
+                    Ok(running) => running,
+                    Err(reason) => {
+                        eprintln!("SKIP: {}: {reason}", app.name);
+                        continue;
+                    }
+                };
+                for plan in axes.plans() {
+                    let names = (app.name, profile.name, *reuse);
+                    let row = row::run(names, &running, &collector, plan).await;
+                    eprint!("{}", report::line(&row));
+                    rows.push(row);
+                }
+            }
+        }
+    }
+    rows
+}
+
+impl Axes {
+    fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut axes = Self {
+            apps: APPS.to_vec(),
+            profiles: PROFILES.iter().collect(),
+            patterns: PATTERNS.to_vec(),
+            concurrency: vec![32],
+            reuse: vec![Reuse::Pooled],
+            ids: vec![Ids::Blinded],
+            n_requests: 400,
+            json: None,
+        };
+        while let Some(argument) = arguments.next() {
+            // Cargo's own.
+            if argument == "--bench" {
+                continue;
+            }
+            if argument == "--full" {
+                axes.concurrency = vec![1, 8, 32, 128];
+                axes.reuse = vec![Reuse::Fresh, Reuse::Pooled];
+                axes.ids = vec![Ids::Blinded, Ids::Kept];
+                continue;
+            }
+            let value = arguments.next().ok_or(format!("{argument}: no value"))?;
+            axes.set(&argument, &value)?;
+        }
+        Ok(axes)
+    }
+
+    fn set(&mut self, argument: &str, value: &str) -> Result<(), String> {
+        match argument {
+            "--app" => self.apps = list(value, linking::apps::named)?,
+            "--profile" => self.profiles = list(value, Profile::named)?,
+            "--pattern" => self.patterns = list(value, Pattern::named)?,
+            "--concurrency" => self.concurrency = list(value, |n| n.parse().ok())?,
+            "--reuse" => {
+                self.reuse = list(value, |name| match name {
+                    "fresh" => Some(Reuse::Fresh),
+                    "pooled" => Some(Reuse::Pooled),
+                    _ => None,
+                })?;
+            }
+            "--ids" => {
+                self.ids = list(value, |name| match name {
+                    "blinded" => Some(Ids::Blinded),
+                    "kept" => Some(Ids::Kept),
+                    _ => None,
+                })?;
+            }
+            "--requests" => self.n_requests = value.parse().map_err(|_| format!("{value:?}"))?,
+            "--json" => self.json = Some(value.to_owned()),
+            other => return Err(format!("unknown argument {other}")),
+        }
+        Ok(())
+    }
+
+    fn plans(&self) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        for pattern in &self.patterns {
+            for concurrency in &self.concurrency {
+                plans.extend(self.ids.iter().map(|ids| Plan {
+                    pattern: *pattern,
+                    concurrency: *concurrency,
+                    n_requests: self.n_requests,
+                    ids: *ids,
+                }));
+            }
+        }
+        plans
+    }
+}
+
+fn list<T>(value: &str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    value
+        .split(',')
+        .map(|name| read(name).ok_or(format!("unknown: {name:?}")))
+        .collect()
+}

@@ -1,0 +1,63 @@
+//! Which evidence is on. Each layer alone above the first two, then all that needs no privilege.
+
+use serde_json::Value;
+use serde_json::json;
+
+/// A choice of layers.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    /// Its name in the table.
+    pub(crate) name: &'static str,
+    /// The layers above `forwarded` and `exclusive` that are on.
+    layers: &'static [&'static str],
+    /// What `pillion exec` is told.
+    pub(crate) flags: &'static [&'static str],
+}
+
+/// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
+const LAYERS: &[&str] = &["values", "shims", "preload"];
+
+/// Every choice.
+pub(crate) const PROFILES: &[Profile] = &[
+    Profile {
+        name: "floor",
+        layers: &[],
+        flags: &[],
+    },
+    Profile {
+        name: "values",
+        layers: &["values"],
+        flags: &[],
+    },
+    Profile {
+        name: "shims",
+        layers: &["shims"],
+        flags: &["--shims"],
+    },
+    Profile {
+        name: "preload",
+        layers: &["preload"],
+        flags: &["--preload"],
+    },
+    Profile {
+        name: "all",
+        layers: &["values", "shims", "preload"],
+        flags: &["--shims", "--preload"],
+    },
+];
+
+impl Profile {
+    /// The choice of this name.
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        PROFILES.iter().find(|profile| profile.name == name)
+    }
+
+    /// Its settings under `linking`.
+    pub(crate) fn linking(&self) -> Value {
+        let mut settings = json!({});
+        for layer in LAYERS {
+            settings[layer] = self.layers.contains(layer).into();
+        }
+        settings
+    }
+}

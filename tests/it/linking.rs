@@ -1,0 +1,135 @@
+//! The linking benchmark in short: a few programs, every layer, and no parent asserted as certain that is wrong.
+
+#[allow(dead_code, reason = "the short form runs a part of the benchmark")]
+#[path = "../bench/linking/mod.rs"]
+mod bench;
+
+use bench::apps;
+use bench::backend;
+use bench::collector::Collector;
+use bench::collector::Span;
+use bench::process::Around;
+use bench::process::Reuse;
+use bench::process::Running;
+use bench::profiles::Profile;
+use bench::report;
+use bench::row;
+use bench::row::Plan;
+use bench::score;
+use bench::truth::Ids;
+use bench::truth::Pattern;
+use bench::truth::Truth;
+
+use crate::support::skip::skip;
+
+/// A program behind a profile, with patterns whose calls must all be found.
+async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
+    let (app, profile) = (apps::named(app).unwrap(), Profile::named(profile).unwrap());
+    let collector = Collector::start().await;
+    let around = Around {
+        backend: backend::start().await,
+        collector: collector.address,
+    };
+    if let Err(reason) = app.command(0) {
+        return skip(&reason);
+    }
+    let running = Running::start(&app, profile, Reuse::Pooled, around)
+        .await
+        .unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
+    for name in ["one", "par2", "sleep", "executor", "background", "late"] {
+        let plan = Plan {
+            pattern: Pattern::named(name).unwrap(),
+            concurrency: 8,
+            n_requests: 60,
+            ids,
+        };
+        let names = (app.name, profile.name, Reuse::Pooled);
+        let row = row::run(names, &running, &collector, plan).await;
+        let (score, line) = (&row.score, report::line(&row));
+        assert_eq!(row.failures, 0, "{line}");
+        assert_eq!(score.missing, 0, "a call without a span: {line}");
+        assert_eq!(score.wrong_merges(), 0, "{line} {:?}", score.methods);
+        if found.contains(&name) {
+            assert_eq!(score.right, score.calls, "{line} {:?}", score.methods);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_evidence_nothing_is_asserted() {
+    check("python-threads", "floor", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identifiers_that_the_program_passes_on_lead_to_the_request() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("node-http", "values", Ids::Kept, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digests_of_identifiers_say_nothing() {
+    check("node-http", "values", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_node() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("node-fetch", "shims", Ids::Blinded, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_python_threads() {
+    // par2 starts threads of its own, which inherit nothing.
+    let found = ["one", "sleep", "executor", "background"];
+    check("python-threads", "shims", Ids::Blinded, &found).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_tasks() {
+    let all = ["one", "par2", "sleep", "background"];
+    check("aiohttp", "shims", Ids::Blinded, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_thread_that_sends_a_call_was_serving_the_request() {
+    // par2 and executor send from other threads.
+    let found = ["one", "sleep", "background"];
+    check("python-threads", "preload", Ids::Blinded, &found).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_serves_many_at_once_says_nothing() {
+    check("node-http", "preload", Ids::Blinded, &[]).await;
+}
+
+#[test]
+fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
+    let one = Pattern::named("one").unwrap();
+    let truth = Truth::new(one, Ids::Kept, 4);
+    let id = |request: usize| truth.targets[request].split(['/', '?']).nth(2).unwrap();
+    let span = |is_server, id: u8, parent: &[u8], path: String, confidence: &str| Span {
+        is_server,
+        id: vec![id],
+        parent: parent.to_vec(),
+        path,
+        method: "m".to_owned(),
+        confidence: confidence.to_owned(),
+    };
+    let call = |request| format!("/call/{}/0", id(request));
+    let mut spans: Vec<Span> = (0..4)
+        .map(|n| span(true, n, &[], truth.targets[usize::from(n)].clone(), ""))
+        .collect();
+    spans.push(span(false, 10, &[0], call(0), "high"));
+    spans.push(span(false, 11, &[2], call(1), "high"));
+    spans.push(span(false, 12, &[], call(2), "none"));
+    spans.push(span(false, 13, &[3], "/background/7".to_owned(), "low"));
+    let score = score::judge(one, &truth, &spans);
+    let counts = (score.calls, score.right, score.wrong, score.unknown);
+    assert_eq!(counts, (4, 1, 1, 1));
+    assert_eq!((score.missing, score.background), (1, 1));
+    assert_eq!((score.false_parents, score.false_parents_sure), (1, 0));
+    assert_eq!(score.whole, 1, "one is right, one has none, two are spoilt");
+    assert_eq!(score.precision(), Some(1.0 / 3.0));
+    let late = score::judge(Pattern::named("late").unwrap(), &truth, &spans);
+    assert_eq!((late.late, late.late_wrong, late.calls), (3, 1, 0));
+}
