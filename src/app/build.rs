@@ -16,12 +16,14 @@ use crate::model::Value;
 use crate::net::client::Client;
 use crate::net::listen;
 use crate::net::listen::BindError;
+use crate::net::listen::Reach;
 use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::net::tls::TlsError;
 use crate::propagation::Caller;
 use crate::propagation::Propagator;
+use crate::proxy::config::Interception;
 use crate::proxy::listener::Listener;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Snapshot;
@@ -197,6 +199,8 @@ pub(super) fn snapshot(
         timeouts: config.timeouts.clone(),
         forwarded: config.inbound.forwarded,
         app_protocol: config.inbound.app_protocol,
+        passthrough: config.passthrough.clone(),
+        proxy_protocol: config.inbound.proxy_protocol,
         propagation: lasting.metrics.propagation(&formats),
     })
 }
@@ -250,6 +254,16 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             handed_over("outbound"),
         )?);
     }
+    for (at, mode, role) in redirected(config) {
+        let reach = match mode {
+            Interception::Redirect => Reach::Own,
+            Interception::Tproxy => Reach::Transparent,
+        };
+        let setting = setting(&role);
+        let sockets = listen::bind_redirected(resolve(at)?, workers, reach)
+            .map_err(|source| BuildError::Bind { setting, source })?;
+        bound.push(of(at, Listener { role, tls: None }, sockets)?);
+    }
     for route in &config.routes {
         let tls = route
             .tls
@@ -283,6 +297,28 @@ fn bind(
         Some(socket) => listen::share(socket, workers).map_err(BuildError::Inherited)?,
         None => open(setting(&listener.role), at, workers)?,
     };
+    of(at, listener, sockets)
+}
+
+/// Listeners for redirected connections.
+fn redirected(config: &Config) -> impl Iterator<Item = (&HostPort, Interception, Role)> {
+    let inbound = config.inbound.redirect.iter().map(|redirect| {
+        let role = Role::RedirectedInbound {
+            mode: redirect.mode,
+            to: redirect.to,
+        };
+        (&redirect.listen, redirect.mode, role)
+    });
+    let outbound = config.outbound.redirect.iter().map(|redirect| {
+        let role = Role::RedirectedOutbound {
+            mode: redirect.mode,
+        };
+        (&redirect.listen, redirect.mode, role)
+    });
+    inbound.chain(outbound)
+}
+
+fn of(at: &HostPort, listener: Listener, sockets: Vec<TcpListener>) -> Result<Bound, BuildError> {
     let address = sockets.first().map(TcpListener::local_addr);
     let address = match address {
         Some(Ok(address)) => address,
@@ -311,6 +347,8 @@ fn setting(role: &Role) -> &'static str {
         Role::Inbound { .. } => "inbound.listen",
         Role::ForwardProxy { .. } => "outbound.listen",
         Role::Route { .. } => "routes",
+        Role::RedirectedInbound { .. } => "inbound.redirect.listen",
+        Role::RedirectedOutbound { .. } => "outbound.redirect.listen",
     }
 }
 

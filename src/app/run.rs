@@ -540,6 +540,8 @@ fn role_name(role: &Role) -> &'static str {
         Role::Inbound { .. } => "inbound",
         Role::ForwardProxy { .. } => "outbound",
         Role::Route { .. } => "route",
+        Role::RedirectedInbound { .. } => "inbound_redirect",
+        Role::RedirectedOutbound { .. } => "outbound_redirect",
     }
 }
 

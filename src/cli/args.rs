@@ -193,9 +193,12 @@ pub(crate) struct Settings {
     /// Listen here for requests of the program, as its HTTP proxy [default: 127.0.0.1:15601]
     #[arg(long, value_name = "HOST:PORT")]
     outbound: Option<HostPort>,
-    /// Listen here for redirected connections of the program (not available yet)
+    /// Listen here for redirected connections to the program
     #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) outbound_redirect: Option<HostPort>,
+    inbound_redirect: Option<HostPort>,
+    /// Listen here for redirected connections of the program
+    #[arg(long, value_name = "HOST:PORT")]
+    outbound_redirect: Option<HostPort>,
     /// Listen here for probes, metrics, control and the page with recent traces; an empty text turns them off
     /// [default: 127.0.0.1:15690]
     #[arg(long, value_name = "HOST:PORT", value_parser = admin_address)]
@@ -225,6 +228,7 @@ impl Settings {
             app: self.app.or(other.app),
             inbound: self.inbound.or(other.inbound),
             outbound: self.outbound.or(other.outbound),
+            inbound_redirect: self.inbound_redirect.or(other.inbound_redirect),
             outbound_redirect: self.outbound_redirect.or(other.outbound_redirect),
             admin: self.admin.or(other.admin),
             service: self.service.or(other.service),
@@ -243,6 +247,16 @@ impl Settings {
             ("--app", "app", address(&self.app)),
             ("--inbound", "inbound.listen", address(&self.inbound)),
             ("--outbound", "outbound.listen", address(&self.outbound)),
+            (
+                "--inbound-redirect",
+                "inbound.redirect.listen",
+                address(&self.inbound_redirect),
+            ),
+            (
+                "--outbound-redirect",
+                "outbound.redirect.listen",
+                address(&self.outbound_redirect),
+            ),
             ("--admin", "admin.listen", self.admin.clone()),
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),

@@ -157,13 +157,6 @@ fn print_config(settings: Settings) -> Exit {
 
 /// Loads the configuration, shows its warnings and goes on, or shows its mistakes and stops.
 fn with_config(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
-    if settings.outbound_redirect.is_some() {
-        complain(
-            "error: --outbound-redirect needs transparent interception, which this version does not have yet\n  \
-             = use --outbound and give the program HTTP_PROXY, as `pillion exec` does, or add `routes`",
-        );
-        return Exit::Usage;
-    }
     let sources = Sources::from_process(settings.config.clone(), settings.given());
     match config::load(&sources) {
         Ok(loaded) => {

@@ -5,5 +5,6 @@ pub mod drain;
 pub mod evidence;
 pub mod headers;
 pub mod listen;
+pub mod original_dst;
 pub mod rewind;
 pub mod tls;

@@ -15,7 +15,9 @@ use crate::net::evidence::Evidence;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::config::Forwarded;
 use crate::proxy::config::Limits;
+use crate::proxy::config::Passthrough;
 use crate::proxy::config::Timeouts;
+use crate::proxy::habits::Habits;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Pool;
 use crate::telemetry::metrics::ConnectionMetrics;
@@ -47,6 +49,10 @@ pub struct Snapshot {
     pub forwarded: Forwarded,
     /// The version spoken to the program.
     pub app_protocol: AppProtocol,
+    /// How redirected connections are told apart and passed on.
+    pub passthrough: Passthrough,
+    /// Inbound connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// Counts what extraction finds.
     pub propagation: PropagationMetrics,
 }
@@ -108,6 +114,8 @@ pub struct Worker {
     pub outbound_pool: Arc<Pool>,
     /// Its handles of the request metrics.
     pub requests: RequestMetrics,
+    /// Who speaks first where.
+    pub habits: Habits,
 }
 
 /// One request's share of the limit on requests in flight.

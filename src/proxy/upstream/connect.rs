@@ -40,25 +40,7 @@ impl Connector {
         tls: Option<&ClientTls>,
         http2: bool,
     ) -> Result<(MaybeTls<TcpStream>, Ends, ConnectTiming), ProxyError> {
-        let (tcp, mut timing) =
-            within(self.connect, open_tcp(to))
-                .await
-                .unwrap_or_else(|after| {
-                    Err(ProxyError::ConnectTimeout {
-                        to: to.to_string(),
-                        after,
-                    })
-                })?;
-        let ends = || {
-            Ok(Ends {
-                address: tcp.peer_addr()?,
-                local_port: tcp.local_addr()?.port(),
-            })
-        };
-        let peer = ends().map_err(|source| ProxyError::Connect {
-            to: to.to_string(),
-            source,
-        })?;
+        let (tcp, peer, mut timing) = self.open_plain(to).await?;
         let Some(tls) = tls else {
             return Ok((MaybeTls::Plain(tcp), peer, timing));
         };
@@ -76,6 +58,28 @@ impl Connector {
             })?;
         timing.tls = begun.elapsed();
         Ok((MaybeTls::Tls(Box::new(stream.into())), peer, timing))
+    }
+
+    /// Opens a TCP connection; its peer comes with it.
+    ///
+    /// # Errors
+    /// Name, connect and time-out failures.
+    pub async fn open_plain(
+        &self,
+        to: &HostPort,
+    ) -> Result<(TcpStream, Ends, ConnectTiming), ProxyError> {
+        let (tcp, timing) = self.open_tcp(to).await?;
+        let ends = || {
+            Ok(Ends {
+                address: tcp.peer_addr()?,
+                local_port: tcp.local_addr()?.port(),
+            })
+        };
+        let peer = ends().map_err(|source| ProxyError::Connect {
+            to: to.to_string(),
+            source,
+        })?;
+        Ok((tcp, peer, timing))
     }
 
     /// Opens a TCP connection for a tunnel.
