@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueHint;
 
+use crate::cli::redirect::RedirectArgs;
 use crate::config::Setting;
 use crate::model::AddrError;
 use crate::model::HostPort;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     /// A sidecar of the demo
     #[command(hide = true)]
     DemoSidecar(DemoSidecarArgs),
+    /// Leads the connections of this machine or container to the proxy, whatever program makes or takes them
+    Redirect(RedirectArgs),
     /// Checks the configuration and reports every mistake with its line and column
     Validate(ValidateArgs),
     /// Prints the configuration in effect and where each value came from
@@ -193,10 +196,10 @@ pub(crate) struct Settings {
     /// Listen here for requests of the program, as its HTTP proxy [default: 127.0.0.1:15601]
     #[arg(long, value_name = "HOST:PORT")]
     outbound: Option<HostPort>,
-    /// Listen here for redirected connections to the program
+    /// Listen here for redirected connections to the program; see `pillion redirect`
     #[arg(long, value_name = "HOST:PORT")]
     inbound_redirect: Option<HostPort>,
-    /// Listen here for redirected connections of the program
+    /// Listen here for redirected connections of the program; see `pillion redirect`
     #[arg(long, value_name = "HOST:PORT")]
     outbound_redirect: Option<HostPort>,
     /// Listen here for probes, metrics, control and the page with recent traces; an empty text turns them off

@@ -16,6 +16,7 @@ use crate::config::Sources;
 
 mod args;
 mod healthcheck;
+mod redirect;
 mod start;
 mod version;
 
@@ -24,6 +25,7 @@ pub use args::DemoArgs;
 use args::Command;
 use args::CommandLine;
 use args::Settings;
+use redirect::Action;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,16 @@ fn dispatch(line: CommandLine) -> Exit {
         Some(Command::Demo(args)) => start::demo(&args),
         Some(Command::DemoService(args)) => start::demo_service(&args),
         Some(Command::DemoSidecar(args)) => start::demo_sidecar(args),
+        Some(Command::Redirect(args)) => match args.action {
+            Action::Install(args) => {
+                let settings = args.settings.clone().or(outer);
+                with_config(settings, |loaded, _| {
+                    redirect::install(*args, &loaded.config)
+                })
+            }
+            Action::Remove(args) => redirect::remove(&args),
+            Action::Show(args) => redirect::show(&args),
+        },
         Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
         Some(Command::Schema { yaml: true }) => print(&config::reference()),

@@ -28,7 +28,7 @@ pub(crate) fn run(loaded: Loaded, sources: Sources) -> Exit {
 }
 
 /// The causes of an error, one line each.
-struct Causes<'a>(&'a dyn std::error::Error);
+pub(crate) struct Causes<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -5,6 +5,9 @@ pub mod drain;
 pub mod evidence;
 pub mod headers;
 pub mod listen;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod original_dst;
 pub mod rewind;
+pub mod rules;
 pub mod tls;
