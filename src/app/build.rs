@@ -17,6 +17,7 @@ use crate::net::client::Client;
 use crate::net::listen;
 use crate::net::listen::BindError;
 use crate::net::listen::Reach;
+use crate::net::netns::Netns;
 use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
@@ -92,6 +93,8 @@ pub(super) struct Lasting {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) metrics: Metrics,
     pub(super) sampler_metrics: SamplerMetrics,
+    /// The network of the program's own, when it has one.
+    pub(super) inside: Option<Netns>,
 }
 
 /// How many workers to start.
@@ -199,6 +202,7 @@ pub(super) fn snapshot(
         timeouts: config.timeouts.clone(),
         forwarded: config.inbound.forwarded,
         app_protocol: config.inbound.app_protocol,
+        inside: lasting.inside.clone(),
         passthrough: config.passthrough.clone(),
         proxy_protocol: config.inbound.proxy_protocol,
         propagation: lasting.metrics.propagation(&formats),
@@ -215,8 +219,13 @@ pub(super) struct Bound {
 /// Binds every listener of the data path.
 ///
 /// A socket that the service manager hands over under a listener's role (`inbound`, `outbound`) is used instead of
-/// the configured address.
-pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, BuildError> {
+/// the configured address. The listener for redirected connections of the program is in its own network, when it has
+/// one.
+pub(super) fn listeners(
+    config: &Config,
+    workers: usize,
+    inside: Option<&Netns>,
+) -> Result<Vec<Bound>, BuildError> {
     let mut inherited = listen::inherited().map_err(BuildError::Inherited)?;
     let mut handed_over = |role: &str| {
         let at = inherited.iter().position(|socket| socket.name == role)?;
@@ -260,8 +269,13 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             Interception::Tproxy => Reach::Transparent,
         };
         let setting = setting(&role);
-        let sockets = listen::bind_redirected(resolve(at)?, workers, reach)
-            .map_err(|source| BuildError::Bind { setting, source })?;
+        let address = resolve(at)?;
+        let bind = move || listen::bind_redirected(address, workers, reach);
+        let sockets = match inside.filter(|_| matches!(role, Role::RedirectedOutbound { .. })) {
+            Some(netns) => netns.run(bind).map_err(BuildError::Inherited)?,
+            None => bind(),
+        };
+        let sockets = sockets.map_err(|source| BuildError::Bind { setting, source })?;
         bound.push(of(at, Listener { role, tls: None }, sockets)?);
     }
     for route in &config.routes {

@@ -127,6 +127,13 @@ pub(crate) struct ExecArgs {
     /// that serve each request in a thread of its own with blocking reads
     #[arg(long)]
     pub(crate) preload: bool,
+    /// Give the program a network of its own, in which all its TCP connections are redirected to the proxy
+    ///
+    /// For programs that ignore HTTP_PROXY. Needs root (SYS_ADMIN and NET_ADMIN), iproute2, and nft or iptables. The
+    /// machine's network is not changed. Loopback ports that the program does not listen on are the machine's; names
+    /// are resolved as on the machine; other datagrams go nowhere.
+    #[arg(long)]
+    pub(crate) isolate: bool,
     /// The program and its arguments
     #[arg(
         required = true,

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::Parser;
 
+use crate::app::Network;
 use crate::config;
 use crate::config::Loaded;
 use crate::config::Sources;
@@ -98,7 +99,11 @@ fn dispatch(line: CommandLine) -> Exit {
             settings.shims = args.shims;
             settings.preload = args.preload;
             with_materials(settings, |loaded, sources| {
-                start::exec(loaded, sources, &args.program)
+                let network = match args.isolate {
+                    true => Network::Own,
+                    false => Network::Shared,
+                };
+                start::exec(loaded, sources, &args.program, network)
             })
         }
         Some(Command::Demo(args)) => start::demo(&args),

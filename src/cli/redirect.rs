@@ -212,6 +212,7 @@ fn rules(args: InstallArgs, config: &Config) -> Rules {
         exclude_groups: args.exclude_gids,
         exclude_mark: None,
         loopback: false,
+        dns: None,
         users: args.uids,
         ports: args.outbound_ports,
         exclude_ports: args.exclude_outbound_ports,

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::app;
 use crate::app::DemoError;
 use crate::app::DemoOptions;
+use crate::app::Network;
 use crate::app::Sidecar;
 use crate::cli::Exit;
 use crate::cli::args::DEMO_PORT;
@@ -42,8 +43,13 @@ impl std::fmt::Display for Causes<'_> {
 }
 
 /// `exec`: the proxy beside a program; the program's own status is the answer.
-pub(crate) fn exec(loaded: Loaded, sources: Sources, program: &[OsString]) -> Exit {
-    match app::exec(loaded, sources, version::build(), program) {
+pub(crate) fn exec(
+    loaded: Loaded,
+    sources: Sources,
+    program: &[OsString],
+    network: Network,
+) -> Exit {
+    match app::exec(loaded, sources, version::build(), program, network) {
         Ok(status) => Exit::Program(status),
         Err(error) => {
             crate::cli::complain(&format!("error: {error}{}", Causes(&error)));

@@ -5,7 +5,6 @@ pub mod drain;
 pub mod evidence;
 pub mod headers;
 pub mod listen;
-#[cfg(target_os = "linux")]
 pub mod netns;
 pub mod original_dst;
 pub mod rewind;

@@ -237,14 +237,14 @@ async fn send(
         Direction::Inbound => &conn.worker.inbound_pool,
         Direction::Outbound => &conn.worker.outbound_pool,
     };
-    let connector = conn.snapshot.connector();
+    let connector = conn.snapshot.connector(conn.listener.direction());
     let mut tries = 0;
     loop {
         let opening = conn.redirected.as_ref().and_then(Redirected::take_opening);
         let mut lease = pool
             .lease(
                 &target.destination,
-                connector,
+                connector.clone(),
                 tries >= STALE_TRIES,
                 opening,
             )

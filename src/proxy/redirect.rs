@@ -121,7 +121,7 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
     } = race;
     let io = Rewind::new(io, prefix.freeze());
     count(&conn, &first);
-    let connector = conn.snapshot.connector();
+    let connector = conn.snapshot.connector(conn.listener.direction());
     open.reason = match first {
         First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
             let now = std::time::Instant::now();
@@ -311,7 +311,7 @@ impl Race<'_> {
     }
 
     fn begin(&mut self) {
-        let connector = self.conn.snapshot.connector();
+        let connector = self.conn.snapshot.connector(self.conn.listener.direction());
         self.upstream = Upstream::Opening(self.pool.begin(self.to.clone(), connector));
     }
 

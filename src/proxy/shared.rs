@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::correlate;
 use crate::correlate::InFlight;
 use crate::net::evidence::Evidence;
+use crate::net::netns::Netns;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::config::Forwarded;
 use crate::proxy::config::Limits;
@@ -19,6 +20,7 @@ use crate::proxy::config::Passthrough;
 use crate::proxy::config::Timeouts;
 use crate::proxy::habits::Habits;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::Inside;
 use crate::proxy::upstream::Pool;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::metrics::Direction;
@@ -49,6 +51,8 @@ pub struct Snapshot {
     pub forwarded: Forwarded,
     /// The version spoken to the program.
     pub app_protocol: AppProtocol,
+    /// The network of the program's own, when it has one.
+    pub inside: Option<Netns>,
     /// How redirected connections are told apart and passed on.
     pub passthrough: Passthrough,
     /// Inbound connections begin with a PROXY protocol header.
@@ -59,8 +63,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// How to open upstream connections.
-    pub fn connector(&self) -> Connector {
+    pub fn connector(&self, direction: Direction) -> Connector {
         Connector {
+            inside: self.inside.as_ref().map(|netns| Inside {
+                netns: netns.clone(),
+                else_outside: direction == Direction::Outbound,
+            }),
             connect: self.timeouts.connect.0,
             tls_handshake: self.timeouts.tls_handshake.0,
         }

@@ -144,6 +144,12 @@ fn write_chain(chain: &Chain, family: Family, names: &mut Vec<String>, rules: &m
     };
     rules.push(format!("-A {name} -p tcp{local} -j {target}"));
     rules.push(format!("-A {hook} -p tcp -j {first}"));
+    if let Some(port) = chain.dns {
+        let dns = format!("{PREFIX}DNS");
+        rules.push(format!("-A {dns} -p udp -j REDIRECT --to-ports {port}"));
+        rules.push(format!("-A {hook} -p udp --dport 53 -j {dns}"));
+        names.push(dns);
+    }
 }
 
 fn texts(matches: &[Match], hook: Hook, family: Family) -> Vec<String> {

@@ -65,6 +65,8 @@ pub struct Outbound {
     pub exclude_mark: Option<u32>,
     /// Those over loopback too.
     pub loopback: bool,
+    /// Lead DNS to this port: datagrams to a relay there, connections like any other. `None`: it stays untouched.
+    pub dns: Option<u16>,
     /// Only those of these users; empty: all.
     pub users: Vec<u32>,
     /// Only to these; empty: all.
@@ -112,6 +114,8 @@ pub struct Chain {
     pub steps: Vec<Step>,
     /// The listener's port.
     pub port: u16,
+    /// The port that DNS datagrams are led to.
+    pub dns: Option<u16>,
 }
 
 /// Where a chain stands.
@@ -171,14 +175,17 @@ impl Rules {
             steps.push(Step::Except(vec![loopback()]));
         }
         steps.extend(self.interfaces());
-        steps.push(Step::Except(ports(
-            outbound.exclude_ports.iter().copied().chain([DNS.into()]),
-        )));
+        let untouched = outbound.dns.is_none().then_some(DNS.into());
+        let excluded = outbound.exclude_ports.iter().copied().chain(untouched);
+        steps.push(Step::Except(ports(excluded)));
         steps.push(Step::Except(networks(&outbound.exclude_networks)));
         steps.push(Step::Only(users(&outbound.users)));
         steps.push(Step::Only(ports(outbound.ports.iter().copied())));
         steps.push(Step::Only(networks(&outbound.networks)));
-        chain(Hook::Output, steps, outbound.port)
+        Chain {
+            dns: outbound.dns,
+            ..chain(Hook::Output, steps, outbound.port)
+        }
     }
 
     fn prerouting(&self, inbound: &Inbound) -> Chain {
@@ -218,6 +225,7 @@ fn chain(hook: Hook, steps: Vec<Step>, port: u16) -> Chain {
         hook,
         steps: steps.into_iter().filter(says).collect(),
         port,
+        dns: None,
     }
 }
 

@@ -37,7 +37,11 @@ fn write_chain(out: &mut String, chain: &Chain) {
         out.push('\n');
     };
     let head = format!("type {kind} hook {hook} priority {priority}; policy accept;");
-    let mut lines = vec![head, "meta l4proto != tcp return".to_owned()];
+    let mut lines = vec![head];
+    if let Some(port) = chain.dns {
+        lines.push(format!("udp dport 53 redirect to :{port}"));
+    }
+    lines.push("meta l4proto != tcp return".to_owned());
     for step in &chain.steps {
         step_lines(step, chain.hook, &mut lines);
     }

@@ -30,7 +30,7 @@ use crate::support::netns::has;
 use crate::support::netns::program;
 
 /// A program as people write it: `/call?URL` fetches that URL and answers with what it got.
-const PROGRAM: &str = "
+pub(super) const PROGRAM: &str = "
 import http.server, urllib.request, socket
 class Server(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6

@@ -4,6 +4,7 @@
 mod bytes;
 mod databases;
 mod http;
+mod isolate;
 mod rules;
 
 use std::net::SocketAddr;
