@@ -16,12 +16,15 @@ use crate::model::Value;
 use crate::net::client::Client;
 use crate::net::listen;
 use crate::net::listen::BindError;
+use crate::net::listen::Reach;
+use crate::net::netns::Netns;
 use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::net::tls::TlsError;
 use crate::propagation::Caller;
 use crate::propagation::Propagator;
+use crate::proxy::config::Interception;
 use crate::proxy::listener::Listener;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Snapshot;
@@ -90,6 +93,8 @@ pub(super) struct Lasting {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) metrics: Metrics,
     pub(super) sampler_metrics: SamplerMetrics,
+    /// The network of the program's own, when it has one.
+    pub(super) inside: Option<Netns>,
 }
 
 /// How many workers to start.
@@ -197,6 +202,9 @@ pub(super) fn snapshot(
         timeouts: config.timeouts.clone(),
         forwarded: config.inbound.forwarded,
         app_protocol: config.inbound.app_protocol,
+        inside: lasting.inside.clone(),
+        passthrough: config.passthrough.clone(),
+        proxy_protocol: config.inbound.proxy_protocol,
         propagation: lasting.metrics.propagation(&formats),
     })
 }
@@ -211,8 +219,13 @@ pub(super) struct Bound {
 /// Binds every listener of the data path.
 ///
 /// A socket that the service manager hands over under a listener's role (`inbound`, `outbound`) is used instead of
-/// the configured address.
-pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, BuildError> {
+/// the configured address. The listener for redirected connections of the program is in its own network, when it has
+/// one.
+pub(super) fn listeners(
+    config: &Config,
+    workers: usize,
+    inside: Option<&Netns>,
+) -> Result<Vec<Bound>, BuildError> {
     let mut inherited = listen::inherited().map_err(BuildError::Inherited)?;
     let mut handed_over = |role: &str| {
         let at = inherited.iter().position(|socket| socket.name == role)?;
@@ -250,6 +263,21 @@ pub(super) fn listeners(config: &Config, workers: usize) -> Result<Vec<Bound>, B
             handed_over("outbound"),
         )?);
     }
+    for (at, mode, role) in redirected(config) {
+        let reach = match mode {
+            Interception::Redirect => Reach::Own,
+            Interception::Tproxy => Reach::Transparent,
+        };
+        let setting = setting(&role);
+        let address = resolve(at)?;
+        let bind = move || listen::bind_redirected(address, workers, reach);
+        let sockets = match inside.filter(|_| matches!(role, Role::RedirectedOutbound { .. })) {
+            Some(netns) => netns.run(bind).map_err(BuildError::Inherited)?,
+            None => bind(),
+        };
+        let sockets = sockets.map_err(|source| BuildError::Bind { setting, source })?;
+        bound.push(of(at, Listener { role, tls: None }, sockets)?);
+    }
     for route in &config.routes {
         let tls = route
             .tls
@@ -283,6 +311,28 @@ fn bind(
         Some(socket) => listen::share(socket, workers).map_err(BuildError::Inherited)?,
         None => open(setting(&listener.role), at, workers)?,
     };
+    of(at, listener, sockets)
+}
+
+/// Listeners for redirected connections.
+fn redirected(config: &Config) -> impl Iterator<Item = (&HostPort, Interception, Role)> {
+    let inbound = config.inbound.redirect.iter().map(|redirect| {
+        let role = Role::RedirectedInbound {
+            mode: redirect.mode,
+            to: redirect.to,
+        };
+        (&redirect.listen, redirect.mode, role)
+    });
+    let outbound = config.outbound.redirect.iter().map(|redirect| {
+        let role = Role::RedirectedOutbound {
+            mode: redirect.mode,
+        };
+        (&redirect.listen, redirect.mode, role)
+    });
+    inbound.chain(outbound)
+}
+
+fn of(at: &HostPort, listener: Listener, sockets: Vec<TcpListener>) -> Result<Bound, BuildError> {
     let address = sockets.first().map(TcpListener::local_addr);
     let address = match address {
         Some(Ok(address)) => address,
@@ -311,6 +361,8 @@ fn setting(role: &Role) -> &'static str {
         Role::Inbound { .. } => "inbound.listen",
         Role::ForwardProxy { .. } => "outbound.listen",
         Role::Route { .. } => "routes",
+        Role::RedirectedInbound { .. } => "inbound.redirect.listen",
+        Role::RedirectedOutbound { .. } => "outbound.redirect.listen",
     }
 }
 

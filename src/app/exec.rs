@@ -5,6 +5,7 @@
 //! on as a shell would.
 
 mod environment;
+mod isolate;
 mod reap;
 mod signals;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::process::Command;
+use tokio::runtime::Handle;
 use tracing::info;
 use tracing::warn;
 
@@ -37,10 +39,12 @@ use crate::config::Setting;
 use crate::config::Sources;
 use crate::config::Watch;
 use crate::config::watch;
+use crate::net::netns::Netns;
 use crate::telemetry::logs;
 use crate::telemetry::logs::Chain;
 use crate::telemetry::metrics::Metrics;
 
+use isolate::IsolateError;
 use signals::Signals;
 
 /// Why a program could not be run.
@@ -49,6 +53,9 @@ pub enum ExecError {
     /// The proxy beside it.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The program's own network.
+    #[error(transparent)]
+    Isolate(#[from] IsolateError),
     /// The program did not start. [`ExecError::status`] says how a shell would report it.
     #[error("cannot start {program}")]
     Start {
@@ -61,12 +68,14 @@ pub enum ExecError {
 }
 
 impl ExecError {
-    /// The exit status that says the same: 127 when there is no such program, 126 when it cannot be executed, else 1.
+    /// The exit status that says the same: 127 when there is no such program, 126 when it cannot be executed, 77
+    /// when a privilege is missing, else 1.
     pub fn status(&self) -> u8 {
         match self {
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Self::Start { .. } => 126,
-            Self::Run(_) => 1,
+            Self::Isolate(error) if error.is_privilege() => 77,
+            Self::Isolate(_) | Self::Run(_) => 1,
         }
     }
 }
@@ -75,6 +84,15 @@ impl From<io::Error> for ExecError {
     fn from(error: io::Error) -> Self {
         Self::Run(error.into())
     }
+}
+
+/// Which network the program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's.
+    Shared,
+    /// One of its own, in which everything it sends is redirected to the proxy.
+    Own,
 }
 
 /// How long our own last log lines may take.
@@ -94,7 +112,15 @@ pub fn exec(
     mut sources: Sources,
     build: Build,
     program: &[OsString],
+    network: Network,
 ) -> Result<u8, ExecError> {
+    let netns = match network {
+        Network::Own => {
+            isolate::configure(&mut loaded, &mut sources);
+            Some(isolate::network()?)
+        }
+        Network::Shared => None,
+    };
     name_after_program(&mut loaded, &mut sources, program);
     let metrics = Metrics::new();
     let logs = logs::init(&loaded.config.log, Some(metrics.logs())).map_err(RunError::from)?;
@@ -114,7 +140,8 @@ pub fn exec(
         };
         let running = loop {
             let (loaded_now, build) = (loaded.clone(), build.clone());
-            match Running::launch(loaded_now, metrics.clone(), control.clone(), build).await {
+            let (metrics, control, netns) = (metrics.clone(), control.clone(), netns.clone());
+            match Running::launch(loaded_now, metrics, control, build, netns).await {
                 Err(error) if environment::give_way(&mut loaded.config, &error) => {}
                 launched => break launched?,
             }
@@ -123,7 +150,11 @@ pub fn exec(
         addresses.extend(running.admin_address().map(|address| ("admin", address)));
         let mut variables = environment::variables(&loaded.config, &addresses, &environment);
         let _inside = go_inside(&loaded.config, &running, &mut variables, &environment);
-        let status = match start(program, variables) {
+        let started = match netns {
+            Some(netns) => start_inside(netns, &running, program, variables),
+            None => start(program, variables),
+        };
+        let status = match started {
             Ok(child) => attend(child, &mut signals, &running, &control, &mut watch).await,
             Err(error) => Err(error),
         };
@@ -188,6 +219,25 @@ fn go_inside(
         warn!("linking.preload needs the address of the program: give --app");
     }
     Some(folder)
+}
+
+/// The program in its own network, in which whatever it sends is redirected.
+fn start_inside(
+    netns: Netns,
+    running: &Running,
+    program: &[OsString],
+    variables: Vec<(&'static str, String)>,
+) -> Result<Child, ExecError> {
+    let mut listeners = running.addresses.iter();
+    let port = listeners
+        .find(|(role, _)| *role == "outbound_redirect")
+        .map_or(0, |(_, address)| address.port());
+    isolate::redirect(&netns, port)?;
+    let (program, runtime) = (program.to_vec(), Handle::current());
+    netns.run(move || {
+        let _entered = runtime.enter();
+        start(&program, variables)
+    })?
 }
 
 fn start(program: &[OsString], variables: Vec<(&'static str, String)>) -> Result<Child, ExecError> {

@@ -22,6 +22,7 @@ pub use demo::demo;
 pub use demo::demo_service;
 pub use demo::demo_sidecar;
 pub use exec::ExecError;
+pub use exec::Network;
 pub use exec::exec;
 pub use run::RunError;
 pub use run::Running;

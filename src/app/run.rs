@@ -44,6 +44,7 @@ use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
 use crate::net::evidence::Evidence;
+use crate::net::netns::Netns;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Shared;
@@ -127,7 +128,7 @@ pub fn run(loaded: Loaded, sources: Sources, build: Build) -> Result<(), RunErro
             logs: logs.clone(),
             quit: Arc::default(),
         };
-        let running = Running::launch(loaded, metrics, control.clone(), build).await?;
+        let running = Running::launch(loaded, metrics, control.clone(), build, None).await?;
         systemd::ready();
         wait_for_end(&running, &control, watch, ends).await;
         systemd::stopping();
@@ -216,8 +217,17 @@ impl Running {
     /// # Errors
     /// See [`RunError`]; nothing keeps running then.
     pub async fn start(config: Config, metrics: Metrics) -> Result<Arc<Self>, RunError> {
+        Self::start_beside(config, metrics, None).await
+    }
+
+    /// [`Running::start`] beside a program with a network of its own.
+    async fn start_beside(
+        config: Config,
+        metrics: Metrics,
+        inside: Option<Netns>,
+    ) -> Result<Arc<Self>, RunError> {
         let workers = build::workers(&config);
-        let bound = build::listeners(&config, workers)?;
+        let bound = build::listeners(&config, workers, inside.as_ref())?;
         let store = config.view.enabled.then(|| Arc::new(config.view.store()));
         let observe = observe(&metrics);
         let sink = store.clone().map(|store| store as Arc<dyn Sink>);
@@ -230,6 +240,7 @@ impl Running {
             sink: Arc::clone(&reporters) as Arc<dyn Sink>,
             sampler_metrics: metrics.sampler(&build::SAMPLER_TYPES),
             metrics: metrics.clone(),
+            inside,
         };
         let cancel = CancellationToken::new();
         let sampling = Sampling::start(&config, &lasting, &cancel);
@@ -291,6 +302,7 @@ impl Running {
         metrics: Metrics,
         control: Control,
         build: Build,
+        inside: Option<Netns>,
     ) -> Result<Arc<Self>, RunError> {
         let dump = loaded.print();
         metrics.build_info(&[
@@ -299,7 +311,7 @@ impl Running {
             ("rustc", &build.rustc),
         ]);
         let admin = admin_socket(&loaded.config)?;
-        let running = Self::start(loaded.config, metrics).await?;
+        let running = Self::start_beside(loaded.config, metrics, inside).await?;
         *running.dump.lock() = dump;
         if let Some(socket) = admin {
             running.serve_admin(socket, control, build)?;
@@ -540,6 +552,8 @@ fn role_name(role: &Role) -> &'static str {
         Role::Inbound { .. } => "inbound",
         Role::ForwardProxy { .. } => "outbound",
         Role::Route { .. } => "route",
+        Role::RedirectedInbound { .. } => "inbound_redirect",
+        Role::RedirectedOutbound { .. } => "outbound_redirect",
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::net::drain::Drain;
+use crate::proxy::habits::Habits;
 use crate::proxy::listener;
 use crate::proxy::listener::Listener;
 use crate::proxy::shared::Shared;
@@ -66,6 +67,7 @@ async fn work(plan: Plan) {
         inbound_pool: pool(Direction::Inbound),
         outbound_pool: pool(Direction::Outbound),
         requests: metrics.requests(),
+        habits: Habits::default(),
         shared,
     });
     tokio::spawn(worker.inbound_pool.clone().run_sweep());

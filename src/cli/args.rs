@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueHint;
 
+use crate::cli::redirect::RedirectArgs;
 use crate::config::Setting;
 use crate::model::AddrError;
 use crate::model::HostPort;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     /// A sidecar of the demo
     #[command(hide = true)]
     DemoSidecar(DemoSidecarArgs),
+    /// Leads the connections of this machine or container to the proxy, whatever program makes or takes them
+    Redirect(RedirectArgs),
     /// Checks the configuration and reports every mistake with its line and column
     Validate(ValidateArgs),
     /// Prints the configuration in effect and where each value came from
@@ -124,6 +127,13 @@ pub(crate) struct ExecArgs {
     /// that serve each request in a thread of its own with blocking reads
     #[arg(long)]
     pub(crate) preload: bool,
+    /// Give the program a network of its own, in which all its TCP connections are redirected to the proxy
+    ///
+    /// For programs that ignore HTTP_PROXY. Needs root (SYS_ADMIN and NET_ADMIN), iproute2, and nft or iptables. The
+    /// machine's network is not changed. Loopback ports that the program does not listen on are the machine's; names
+    /// are resolved as on the machine; other datagrams go nowhere.
+    #[arg(long)]
+    pub(crate) isolate: bool,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -193,9 +203,12 @@ pub(crate) struct Settings {
     /// Listen here for requests of the program, as its HTTP proxy [default: 127.0.0.1:15601]
     #[arg(long, value_name = "HOST:PORT")]
     outbound: Option<HostPort>,
-    /// Listen here for redirected connections of the program (not available yet)
+    /// Listen here for redirected connections to the program; see `pillion redirect`
     #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) outbound_redirect: Option<HostPort>,
+    inbound_redirect: Option<HostPort>,
+    /// Listen here for redirected connections of the program; see `pillion redirect`
+    #[arg(long, value_name = "HOST:PORT")]
+    outbound_redirect: Option<HostPort>,
     /// Listen here for probes, metrics, control and the page with recent traces; an empty text turns them off
     /// [default: 127.0.0.1:15690]
     #[arg(long, value_name = "HOST:PORT", value_parser = admin_address)]
@@ -225,6 +238,7 @@ impl Settings {
             app: self.app.or(other.app),
             inbound: self.inbound.or(other.inbound),
             outbound: self.outbound.or(other.outbound),
+            inbound_redirect: self.inbound_redirect.or(other.inbound_redirect),
             outbound_redirect: self.outbound_redirect.or(other.outbound_redirect),
             admin: self.admin.or(other.admin),
             service: self.service.or(other.service),
@@ -243,6 +257,16 @@ impl Settings {
             ("--app", "app", address(&self.app)),
             ("--inbound", "inbound.listen", address(&self.inbound)),
             ("--outbound", "outbound.listen", address(&self.outbound)),
+            (
+                "--inbound-redirect",
+                "inbound.redirect.listen",
+                address(&self.inbound_redirect),
+            ),
+            (
+                "--outbound-redirect",
+                "outbound.redirect.listen",
+                address(&self.outbound_redirect),
+            ),
             ("--admin", "admin.listen", self.admin.clone()),
             ("--service", "service", self.service.clone()),
             ("--log-level", "log.level", self.log_level.clone()),

@@ -10,12 +10,14 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::Parser;
 
+use crate::app::Network;
 use crate::config;
 use crate::config::Loaded;
 use crate::config::Sources;
 
 mod args;
 mod healthcheck;
+mod redirect;
 mod start;
 mod version;
 
@@ -24,6 +26,7 @@ pub use args::DemoArgs;
 use args::Command;
 use args::CommandLine;
 use args::Settings;
+use redirect::Action;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +99,26 @@ fn dispatch(line: CommandLine) -> Exit {
             settings.shims = args.shims;
             settings.preload = args.preload;
             with_materials(settings, |loaded, sources| {
-                start::exec(loaded, sources, &args.program)
+                let network = match args.isolate {
+                    true => Network::Own,
+                    false => Network::Shared,
+                };
+                start::exec(loaded, sources, &args.program, network)
             })
         }
         Some(Command::Demo(args)) => start::demo(&args),
         Some(Command::DemoService(args)) => start::demo_service(&args),
         Some(Command::DemoSidecar(args)) => start::demo_sidecar(args),
+        Some(Command::Redirect(args)) => match args.action {
+            Action::Install(args) => {
+                let settings = args.settings.clone().or(outer);
+                with_config(settings, |loaded, _| {
+                    redirect::install(*args, &loaded.config)
+                })
+            }
+            Action::Remove(args) => redirect::remove(&args),
+            Action::Show(args) => redirect::show(&args),
+        },
         Some(Command::Validate(args)) => validate(args.settings.or(outer), args.strict),
         Some(Command::PrintConfig(args)) => print_config(args.settings.or(outer)),
         Some(Command::Schema { yaml: true }) => print(&config::reference()),
@@ -157,13 +174,6 @@ fn print_config(settings: Settings) -> Exit {
 
 /// Loads the configuration, shows its warnings and goes on, or shows its mistakes and stops.
 fn with_config(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
-    if settings.outbound_redirect.is_some() {
-        complain(
-            "error: --outbound-redirect needs transparent interception, which this version does not have yet\n  \
-             = use --outbound and give the program HTTP_PROXY, as `pillion exec` does, or add `routes`",
-        );
-        return Exit::Usage;
-    }
     let sources = Sources::from_process(settings.config.clone(), settings.given());
     match config::load(&sources) {
         Ok(loaded) => {

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::app;
 use crate::app::DemoError;
 use crate::app::DemoOptions;
+use crate::app::Network;
 use crate::app::Sidecar;
 use crate::cli::Exit;
 use crate::cli::args::DEMO_PORT;
@@ -28,7 +29,7 @@ pub(crate) fn run(loaded: Loaded, sources: Sources) -> Exit {
 }
 
 /// The causes of an error, one line each.
-struct Causes<'a>(&'a dyn std::error::Error);
+pub(crate) struct Causes<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,8 +43,13 @@ impl std::fmt::Display for Causes<'_> {
 }
 
 /// `exec`: the proxy beside a program; the program's own status is the answer.
-pub(crate) fn exec(loaded: Loaded, sources: Sources, program: &[OsString]) -> Exit {
-    match app::exec(loaded, sources, version::build(), program) {
+pub(crate) fn exec(
+    loaded: Loaded,
+    sources: Sources,
+    program: &[OsString],
+    network: Network,
+) -> Exit {
+    match app::exec(loaded, sources, version::build(), program, network) {
         Ok(status) => Exit::Program(status),
         Err(error) => {
             crate::cli::complain(&format!("error: {error}{}", Causes(&error)));

@@ -215,6 +215,18 @@ fn listeners(config: &Config, found: &mut Findings) {
             );
         }
     }
+    if let Some(redirect) = &config.inbound.redirect {
+        taken.push((
+            "inbound.redirect.listen".to_owned(),
+            redirect.listen.clone(),
+        ));
+    }
+    if let Some(redirect) = &config.outbound.redirect {
+        taken.push((
+            "outbound.redirect.listen".to_owned(),
+            redirect.listen.clone(),
+        ));
+    }
     for (index, route) in config.routes.iter().enumerate() {
         taken.push((format!("routes[{index}].listen"), route.listen.clone()));
         if reaches(&route.to, &route.listen) {

@@ -41,6 +41,8 @@ pub struct Config {
     ///
     /// Default: none. Reload: restart.
     pub routes: Vec<proxy::config::Route>,
+    /// Redirected connections that are passed on without being understood.
+    pub passthrough: proxy::config::Passthrough,
     /// Names, attributes and redaction of spans.
     pub spans: tracer::Config,
     /// How outbound requests find the inbound request that caused them.
@@ -101,6 +103,7 @@ impl Default for Config {
             inbound: proxy::config::Inbound::default(),
             outbound: proxy::config::Outbound::default(),
             routes: Vec::new(),
+            passthrough: proxy::config::Passthrough::default(),
             spans: tracer::Config::default(),
             linking: correlate::Config::default(),
             propagation: propagation::Config::default(),

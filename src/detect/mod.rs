@@ -7,12 +7,16 @@
 //!
 //! A peer that says nothing may wait for the other side to speak first, so silence is an outcome of its own.
 
+mod client_hello;
+mod proxy_protocol;
 mod read;
 mod sniff;
 
 use crate::telemetry::metrics::Detected;
 
-pub use read::detect;
+pub use client_hello::{ClientHello, Hello, MAX_HELLO, client_hello};
+pub use proxy_protocol::{MAX_PROXY_HEADER, ProxyHeader, proxy_header};
+pub use read::{detect, read_more, verdict};
 pub use sniff::{MAX_PREFIX, Reason, Sniff, sniff};
 
 /// What a connection carries.

@@ -46,25 +46,32 @@ where
     IO: AsyncRead + Unpin,
 {
     loop {
-        if read_some(io, prefix).await? == 0 {
-            return Ok(match prefix.is_empty() {
-                true => Protocol::Closed,
-                false => Protocol::Opaque(Reason::Truncated),
-            });
-        }
-        match sniff(prefix) {
-            Sniff::NeedMore => {}
-            Sniff::Http1 => return Ok(Protocol::Http1),
-            Sniff::Http2 => return Ok(Protocol::Http2),
-            Sniff::Tls => return Ok(Protocol::Tls),
-            Sniff::Opaque(reason) => return Ok(Protocol::Opaque(reason)),
+        let end = read_more(io, prefix).await? == 0;
+        if let Some(protocol) = verdict(prefix, end) {
+            return Ok(protocol);
         }
     }
 }
 
+/// What a connection carries whose first bytes these are; `None` when more must tell. `end`: no more will come.
+pub fn verdict(prefix: &[u8], end: bool) -> Option<Protocol> {
+    match sniff(prefix) {
+        _ if prefix.is_empty() && end => Some(Protocol::Closed),
+        Sniff::NeedMore if end => Some(Protocol::Opaque(Reason::Truncated)),
+        Sniff::NeedMore => None,
+        Sniff::Http1 => Some(Protocol::Http1),
+        Sniff::Http2 => Some(Protocol::Http2),
+        Sniff::Tls => Some(Protocol::Tls),
+        Sniff::Opaque(reason) => Some(Protocol::Opaque(reason)),
+    }
+}
+
 /// Appends what is there and says how much that was; 0 at the end. The buffer lives on the stack of each poll:
-/// thousands of silent connections hold none.
-async fn read_some<IO>(io: &mut IO, prefix: &mut BytesMut) -> io::Result<usize>
+/// thousands of silent connections hold none. Nothing is lost when the future is dropped.
+///
+/// # Errors
+/// The connection broke.
+pub async fn read_more<IO>(io: &mut IO, prefix: &mut BytesMut) -> io::Result<usize>
 where
     IO: AsyncRead + Unpin,
 {

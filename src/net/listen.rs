@@ -1,6 +1,8 @@
 //! Listening sockets: one for each worker on the same address, or those that the service manager hands over.
 
 use std::io;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use socket2::Protocol;
 use socket2::SockRef;
 use socket2::Socket;
 use socket2::Type;
+
+use crate::net::original_dst::canonical;
 
 /// Connections that wait to be accepted. The system caps it (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -43,14 +47,47 @@ pub struct Inherited {
 /// [`BindError`] names the address. An address in use is an error although the sockets share it among themselves:
 /// a second process would silently take a part of the connections.
 pub fn bind_workers(addr: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, BindError> {
-    bind_all(addr, workers).map_err(|source| BindError { addr, source })
+    bind_all(addr, workers, Reach::Own).map_err(|source| BindError { addr, source })
+}
+
+/// [`bind_workers`] for redirected connections of both families: where there is no IPv6, `[::]` means `0.0.0.0`.
+///
+/// # Errors
+/// As for [`bind_workers`]; with [`Reach::Transparent`] also `PermissionDenied`, without `CAP_NET_ADMIN` or
+/// `CAP_NET_RAW`.
+pub fn bind_redirected(
+    addr: SocketAddr,
+    workers: usize,
+    reach: Reach,
+) -> Result<Vec<TcpListener>, BindError> {
+    let failed = |source| BindError { addr, source };
+    match bind_all(addr, workers, reach) {
+        Err(error) if is_no_ipv6(&error) && addr.ip() == Ipv6Addr::UNSPECIFIED => {
+            let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
+            bind_all(addr, workers, reach).map_err(failed)
+        }
+        bound => bound.map_err(failed),
+    }
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::AFNOSUPPORT)
+}
+
+/// Which connections a socket may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those to its own address.
+    Own,
+    /// Those to any address that a TPROXY rule leads to it (`IP_TRANSPARENT`).
+    Transparent,
 }
 
 #[cfg(target_os = "linux")]
-fn bind_all(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+fn bind_all(addr: SocketAddr, workers: usize, reach: Reach) -> io::Result<Vec<TcpListener>> {
     // Bound while it shares with nobody, so that the system says whether the address is free; then opened to the
     // others. It stays bound in between, so nobody else can slip in.
-    let first = bind(addr, false)?;
+    let first = bind(addr, false, reach)?;
     let local = first
         .local_addr()?
         .as_socket()
@@ -59,18 +96,18 @@ fn bind_all(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     if workers > 1 {
         sockets[0].set_reuse_port(true)?;
         for _ in 1..workers {
-            sockets.push(bind(SocketAddr::new(addr.ip(), local.port()), true)?);
+            sockets.push(bind(SocketAddr::new(addr.ip(), local.port()), true, reach)?);
         }
     }
     sockets.into_iter().map(listen).collect()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn bind_all(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    share(listen(bind(addr, false)?)?, workers)
+fn bind_all(addr: SocketAddr, workers: usize, reach: Reach) -> io::Result<Vec<TcpListener>> {
+    share(listen(bind(addr, false, reach)?)?, workers)
 }
 
-fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn bind(addr: SocketAddr, shared: bool, reach: Reach) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of a former process in TIME_WAIT do not hold the address; a listening socket still does.
     socket.set_reuse_address(true)?;
@@ -81,8 +118,27 @@ fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     #[cfg(not(target_os = "linux"))]
     debug_assert!(!shared);
+    if reach == Reach::Transparent {
+        make_transparent(&socket, addr)?;
+    }
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+#[cfg(target_os = "linux")]
+fn make_transparent(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    if addr.is_ipv6() {
+        socket.set_ip_transparent_v6(true)?;
+        if !addr.ip().is_unspecified() {
+            return Ok(());
+        }
+    }
+    socket.set_ip_transparent_v4(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn make_transparent(_: &Socket, _: SocketAddr) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn listen(socket: Socket) -> io::Result<TcpListener> {
@@ -104,7 +160,7 @@ pub fn share(listener: TcpListener, workers: usize) -> io::Result<Vec<TcpListene
     Ok(listeners)
 }
 
-/// Accepts one connection and sets `TCP_NODELAY`. Connections that were gone before they were accepted are skipped.
+/// Accepts one connection and sets `TCP_NODELAY`. An IPv4 peer is told by its IPv4 address. Connections that were gone before they were accepted are skipped.
 ///
 /// # Errors
 /// The system is out of something; see [`accept_pause`].
@@ -116,7 +172,7 @@ pub async fn accept(
             // The option fails on connections that are gone already; reading will say so.
             Ok((stream, peer)) => {
                 stream.set_nodelay(true).unwrap_or_default();
-                return Ok((stream, peer));
+                return Ok((stream, canonical(peer)));
             }
             Err(error) if is_connection_error(&error) => {}
             Err(error) => return Err(error),

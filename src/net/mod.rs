@@ -5,5 +5,8 @@ pub mod drain;
 pub mod evidence;
 pub mod headers;
 pub mod listen;
+pub mod netns;
+pub mod original_dst;
 pub mod rewind;
+pub mod rules;
 pub mod tls;

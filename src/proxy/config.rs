@@ -33,6 +33,16 @@ pub struct Inbound {
     ///
     /// Default: `none`. Reload: new connections.
     pub forwarded: Forwarded,
+    /// Connections begin with a header of the PROXY protocol (version 1 or 2): the caller is who it names. It is taken
+    /// off; a connection without one is closed.
+    ///
+    /// Default: `false`. Reload: new connections.
+    pub proxy_protocol: bool,
+    /// Take connections to any port of the program that rules of the system lead here (`pillion redirect install`).
+    /// Absent: none.
+    ///
+    /// Default: none. Reload: restart.
+    pub redirect: Option<InboundRedirect>,
 }
 
 /// The outbound side: a forward proxy for `HTTP_PROXY`.
@@ -49,6 +59,88 @@ pub struct Outbound {
     pub listen: HostPort,
     /// TLS towards `https://` URLs in absolute-form requests. CONNECT tunnels are not opened.
     pub tls: ClientConfig,
+    /// Take connections of the program to anywhere that rules of the system lead here (`pillion redirect install`).
+    /// Absent: none.
+    ///
+    /// Default: none. Reload: restart.
+    pub redirect: Option<OutboundRedirect>,
+}
+
+/// Redirected connections to the program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InboundRedirect {
+    /// Where rules lead connections. `[::]` takes both families.
+    ///
+    /// Default: `[::]:15607`. Reload: restart.
+    pub listen: HostPort,
+    /// How rules lead them.
+    ///
+    /// Default: `redirect`. Reload: restart.
+    pub mode: Interception,
+    /// Where the program is reached.
+    ///
+    /// Default: `original`. Reload: restart.
+    pub to: Arrival,
+}
+
+/// Redirected connections of the program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboundRedirect {
+    /// Where rules lead connections. `[::]` takes both families.
+    ///
+    /// Default: `[::]:15602`. Reload: restart.
+    pub listen: HostPort,
+    /// How rules lead them.
+    ///
+    /// Default: `redirect`. Reload: restart.
+    pub mode: Interception,
+}
+
+/// How rules of the system lead connections here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Interception {
+    /// REDIRECT: needs no privilege here.
+    #[default]
+    Redirect,
+    /// TPROXY: needs the capability `NET_ADMIN` or `NET_RAW` here.
+    Tproxy,
+}
+
+/// Where the program takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrival {
+    /// At the address that the caller dialled.
+    #[default]
+    Original,
+    /// At that port on loopback.
+    Loopback,
+}
+
+/// Redirected connections that are passed on without being understood, and how they are told from HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passthrough {
+    /// Ports whose servers speak first (FTP, SSH, Telnet, SMTP, POP3, NNTP, IMAP, MySQL, ManageSieve, NATS, VNC):
+    /// connections to them are passed on at once. Others that speak first are recognised and remembered.
+    ///
+    /// Default: `[21, 22, 23, 25, 110, 119, 143, 587, 3306, 4190, 4222, 5900]`. Reload: new connections.
+    pub server_first_ports: Vec<u16>,
+    /// How long first bytes that several protocols may begin with are held back before they are passed on unread.
+    ///
+    /// Unit: duration. Default: `1s`. Reload: new connections.
+    pub hold: HumanDuration,
+    /// Record TLS connections of the program as client spans: server name, offered protocols, bytes, end.
+    ///
+    /// Default: `true`. Reload: new connections.
+    pub tls_spans: bool,
+    /// Record other connections of the program as client spans.
+    ///
+    /// Default: `false`. Reload: new connections.
+    pub tcp_spans: bool,
 }
 
 /// A static outbound route: listen here, go there.
@@ -196,6 +288,38 @@ impl Default for Inbound {
             tls: None,
             trust: TrustConfig::default(),
             forwarded: Forwarded::None,
+            proxy_protocol: false,
+            redirect: None,
+        }
+    }
+}
+
+impl Default for InboundRedirect {
+    fn default() -> Self {
+        Self {
+            listen: HostPort::new("::", 15607),
+            mode: Interception::Redirect,
+            to: Arrival::Original,
+        }
+    }
+}
+
+impl Default for OutboundRedirect {
+    fn default() -> Self {
+        Self {
+            listen: HostPort::new("::", 15602),
+            mode: Interception::Redirect,
+        }
+    }
+}
+
+impl Default for Passthrough {
+    fn default() -> Self {
+        Self {
+            server_first_ports: vec![21, 22, 23, 25, 110, 119, 143, 587, 3306, 4190, 4222, 5900],
+            hold: HumanDuration::from_secs(1),
+            tls_spans: true,
+            tcp_spans: false,
         }
     }
 }
@@ -206,6 +330,7 @@ impl Default for Outbound {
             enabled: true,
             listen: HostPort::new("127.0.0.1", 15601),
             tls: ClientConfig::default(),
+            redirect: None,
         }
     }
 }

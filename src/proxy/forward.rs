@@ -28,6 +28,7 @@ use crate::proxy::guard::Refusal;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::redirect::Redirected;
 use crate::proxy::respond;
 use crate::proxy::stall::unless_stalled;
 use crate::proxy::target;
@@ -236,11 +237,17 @@ async fn send(
         Direction::Inbound => &conn.worker.inbound_pool,
         Direction::Outbound => &conn.worker.outbound_pool,
     };
-    let connector = conn.snapshot.connector();
+    let connector = conn.snapshot.connector(conn.listener.direction());
     let mut tries = 0;
     loop {
+        let opening = conn.redirected.as_ref().and_then(Redirected::take_opening);
         let mut lease = pool
-            .lease(&target.destination, connector, tries >= STALE_TRIES)
+            .lease(
+                &target.destination,
+                connector.clone(),
+                tries >= STALE_TRIES,
+                opening,
+            )
             .await?;
         exchange.connected(&lease);
         exchange.sent(Instant::now());
@@ -344,7 +351,9 @@ fn is_upgraded(version: Version, status: StatusCode) -> bool {
 /// The span kind of a listener's requests.
 pub(super) fn kind(role: &Role) -> Kind {
     match role {
-        Role::Inbound { .. } => Kind::Server,
-        Role::ForwardProxy { .. } | Role::Route { .. } => Kind::Client,
+        Role::Inbound { .. } | Role::RedirectedInbound { .. } => Kind::Server,
+        Role::ForwardProxy { .. } | Role::Route { .. } | Role::RedirectedOutbound { .. } => {
+            Kind::Client
+        }
     }
 }

@@ -31,6 +31,8 @@ use crate::net::listen;
 use crate::net::rewind::Rewind;
 use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
+use crate::proxy::config::Arrival;
+use crate::proxy::config::Interception;
 use crate::proxy::forward;
 use crate::proxy::guard::Bounds;
 use crate::proxy::guard::Guarded;
@@ -43,6 +45,9 @@ use crate::proxy::patience::Patience;
 use crate::proxy::patience::REQUEST_TIMEOUT;
 use crate::proxy::phase::Cut;
 use crate::proxy::phase::Phase;
+use crate::proxy::preamble;
+use crate::proxy::redirect;
+use crate::proxy::redirect::Redirected;
 use crate::proxy::shared::DirectionMetrics;
 use crate::proxy::shared::Snapshot;
 use crate::proxy::shared::Worker;
@@ -93,6 +98,18 @@ pub enum Role {
         /// `service.peer.name`; empty: none.
         peer_service: Text,
     },
+    /// To the port of the program that the caller dialled.
+    RedirectedInbound {
+        /// How rules lead connections here.
+        mode: Interception,
+        /// Where the program takes them.
+        to: Arrival,
+    },
+    /// Where the program was going.
+    RedirectedOutbound {
+        /// How rules lead connections here.
+        mode: Interception,
+    },
 }
 
 /// One accepted connection.
@@ -119,14 +136,18 @@ pub struct Conn {
     pub interims: Interims,
     /// Its place among the connections; a tunnel keeps it.
     _place: Option<OwnedSemaphorePermit>,
+    /// Where it was going, when rules of the system led it here.
+    pub redirected: Option<Redirected>,
 }
 
 impl Listener {
     /// Inbound or outbound.
     pub fn direction(&self) -> Direction {
         match self.role {
-            Role::Inbound { .. } => Direction::Inbound,
-            Role::ForwardProxy { .. } | Role::Route { .. } => Direction::Outbound,
+            Role::Inbound { .. } | Role::RedirectedInbound { .. } => Direction::Inbound,
+            Role::ForwardProxy { .. } | Role::Route { .. } | Role::RedirectedOutbound { .. } => {
+                Direction::Outbound
+            }
         }
     }
 }
@@ -205,8 +226,20 @@ async fn serve(
         phase: Phase::default(),
         interims: Interims::default(),
         _place: place,
+        redirected: None,
     };
+    if let Role::RedirectedInbound { .. } | Role::RedirectedOutbound { .. } = conn.listener.role {
+        redirect::serve(conn, stream, open).await;
+        return;
+    }
     let stream = Metered::new(stream, metrics.downstream.clone());
+    let stream = match preamble::read(&mut conn, stream).await {
+        Ok(stream) => stream,
+        Err(reason) => {
+            open.reason = reason;
+            return;
+        }
+    };
     let Some(tls) = conn.listener.tls.clone() else {
         serve_detected(conn, stream, open).await;
         return;
@@ -287,7 +320,7 @@ where
     CloseReason::Timeout
 }
 
-async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+pub(super) async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -345,7 +378,7 @@ where
     }
 }
 
-async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+pub(super) async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -24,6 +24,11 @@ impl<IO> Metered<IO> {
     pub(crate) fn new(io: IO, metrics: Arc<ConnectionMetrics>) -> Self {
         Self { io, metrics }
     }
+
+    /// The socket.
+    pub(crate) fn inner(&self) -> &IO {
+        &self.io
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {

@@ -12,11 +12,15 @@ use tokio::sync::Semaphore;
 use crate::correlate;
 use crate::correlate::InFlight;
 use crate::net::evidence::Evidence;
+use crate::net::netns::Netns;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::config::Forwarded;
 use crate::proxy::config::Limits;
+use crate::proxy::config::Passthrough;
 use crate::proxy::config::Timeouts;
+use crate::proxy::habits::Habits;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::Inside;
 use crate::proxy::upstream::Pool;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::metrics::Direction;
@@ -47,14 +51,24 @@ pub struct Snapshot {
     pub forwarded: Forwarded,
     /// The version spoken to the program.
     pub app_protocol: AppProtocol,
+    /// The network of the program's own, when it has one.
+    pub inside: Option<Netns>,
+    /// How redirected connections are told apart and passed on.
+    pub passthrough: Passthrough,
+    /// Inbound connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// Counts what extraction finds.
     pub propagation: PropagationMetrics,
 }
 
 impl Snapshot {
     /// How to open upstream connections.
-    pub fn connector(&self) -> Connector {
+    pub fn connector(&self, direction: Direction) -> Connector {
         Connector {
+            inside: self.inside.as_ref().map(|netns| Inside {
+                netns: netns.clone(),
+                else_outside: direction == Direction::Outbound,
+            }),
             connect: self.timeouts.connect.0,
             tls_handshake: self.timeouts.tls_handshake.0,
         }
@@ -108,6 +122,8 @@ pub struct Worker {
     pub outbound_pool: Arc<Pool>,
     /// Its handles of the request metrics.
     pub requests: RequestMetrics,
+    /// Who speaks first where.
+    pub habits: Habits,
 }
 
 /// One request's share of the limit on requests in flight.

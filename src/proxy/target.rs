@@ -54,14 +54,15 @@ enum Form {
 /// Finds the destination of a request that came through this connection's listener.
 pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError> {
     let target = match &conn.listener.role {
-        Role::Inbound { app } => {
-            let http2 = match conn.snapshot.app_protocol {
-                AppProtocol::Http1 => false,
-                AppProtocol::Http2 => true,
-                AppProtocol::Auto => mirrors_http2(conn, request),
-            };
+        Role::Inbound { app } => return Ok(to_program(conn, request, app)),
+        Role::RedirectedInbound { .. } => {
+            return Ok(to_program(conn, request, of_redirected(conn)?));
+        }
+        // Loops were looked for when the connection came.
+        Role::RedirectedOutbound { .. } => {
+            let http2 = request.version() == Version::HTTP_2;
             return Ok(Target {
-                destination: plain(app.clone(), http2),
+                destination: plain(of_redirected(conn)?.clone(), http2),
                 form: Form::Own,
             });
         }
@@ -97,10 +98,33 @@ pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, Pro
 /// to in HTTP/1 it cannot; told so, browsers open an HTTP/1 connection for them.
 pub(super) fn takes_extended_connect(conn: &Conn) -> bool {
     match (&conn.listener.role, conn.snapshot.app_protocol) {
-        (Role::Inbound { .. }, AppProtocol::Http1) => false,
-        (Role::Inbound { .. }, AppProtocol::Auto) => conn.scheme == "http",
+        (Role::Inbound { .. } | Role::RedirectedInbound { .. }, AppProtocol::Http1) => false,
+        (Role::Inbound { .. } | Role::RedirectedInbound { .. }, AppProtocol::Auto) => {
+            conn.scheme == "http"
+        }
         _ => true,
     }
+}
+
+fn to_program(conn: &Conn, request: &Request<Incoming>, app: &HostPort) -> Target {
+    let http2 = match conn.snapshot.app_protocol {
+        AppProtocol::Http1 => false,
+        AppProtocol::Http2 => true,
+        AppProtocol::Auto => mirrors_http2(conn, request),
+    };
+    Target {
+        destination: plain(app.clone(), http2),
+        form: Form::Own,
+    }
+}
+
+fn of_redirected(conn: &Conn) -> Result<&HostPort, ProxyError> {
+    let redirected = conn.redirected.as_ref();
+    redirected
+        .map(|redirected| &redirected.to)
+        .ok_or(ProxyError::BadRequest(
+            "the connection has no original destination",
+        ))
 }
 
 /// The host and port that the request names.

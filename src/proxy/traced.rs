@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use http::HeaderMap;
 use http::Method;
 use http::Request;
 use http::Response;
+use http::Uri;
 use http::Version;
 use hyper::body::Incoming;
 
@@ -247,7 +249,6 @@ fn cause_of(
     extraction: &Extraction,
     carried: Carried,
 ) -> Cause {
-    let shared = &conn.worker.shared;
     let destination = match &conn.listener.role {
         Role::Route { to, .. } => to.host.as_str(),
         _ => target::host(request).unwrap_or_default(),
@@ -261,7 +262,28 @@ fn cause_of(
         carried,
         served: served_by_sender(conn),
     };
-    let found = correlate::find(&conn.snapshot.correlate, &shared.in_flight, &call);
+    let mut cause = cause(conn, &call);
+    cause.decision = extracted.decision;
+    cause.debug_id = extracted.debug_id.clone();
+    cause
+}
+
+/// The cause of a connection that is not understood.
+pub(super) fn cause_of_connection(conn: &Conn, destination: &str) -> Cause {
+    let call = Call {
+        uri: &Uri::default(),
+        headers: &HeaderMap::new(),
+        extracted: None,
+        destination,
+        carried: Carried::Nothing,
+        served: served_by_sender(conn),
+    };
+    cause(conn, &call)
+}
+
+fn cause(conn: &Conn, call: &Call<'_>) -> Cause {
+    let shared = &conn.worker.shared;
+    let found = correlate::find(&conn.snapshot.correlate, &shared.in_flight, call);
     shared.links.count(found.method.name(), outcome_of(&found));
     Cause {
         parent: found.parent,
@@ -270,8 +292,8 @@ fn cause_of(
         candidates: found.candidates,
         links: found.links,
         agreed: found.agreed,
-        decision: extracted.decision,
-        debug_id: extracted.debug_id.clone(),
+        decision: None,
+        debug_id: None,
     }
 }
 

@@ -55,7 +55,11 @@ pub(super) async fn connect(
     exchange: &mut Exchange,
 ) -> Result<(Response<()>, Pending), ProxyError> {
     let to = target::of_connect(conn, &request)?;
-    let (upstream, timing) = conn.snapshot.connector().open_tcp(&to).await?;
+    let (upstream, timing) = conn
+        .snapshot
+        .connector(conn.listener.direction())
+        .open_tcp(&to)
+        .await?;
     let peer = upstream.peer_addr().map_err(|source| ProxyError::Connect {
         to: to.to_string(),
         source,

@@ -89,6 +89,19 @@ pub struct Connection<'a> {
     pub kind: Kind,
 }
 
+/// A connection that is passed on without being understood.
+#[derive(Debug, Clone, Copy)]
+pub struct PassedConnection<'a> {
+    /// The server's name, or its address.
+    pub address: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The name that a TLS client asks for.
+    pub server_name: Option<&'a str>,
+    /// The protocols that a TLS client offers.
+    pub alpn: &'a [Text],
+}
+
 impl Conventions {
     /// Compiles the settings.
     ///
@@ -213,6 +226,23 @@ impl Conventions {
             span.set("rpc.method", rpc_method.clone());
         }
         self.capture(span, &self.request_headers, headers);
+        span.extend(&self.constants);
+    }
+
+    /// Attributes of a connection whose content is not read.
+    pub fn connection(&self, span: &mut ActiveSpan, passed: &PassedConnection<'_>) {
+        if !span.is_recording() {
+            return;
+        }
+        span.set("network.transport", "tcp");
+        span.set("server.address", self.cut(passed.address));
+        span.set("server.port", i64::from(passed.port));
+        if let Some(name) = passed.server_name {
+            span.set("pillion.tls.server_name", self.cut(name));
+        }
+        if !passed.alpn.is_empty() {
+            span.set("pillion.tls.alpn", Value::StrList(passed.alpn.to_vec()));
+        }
         span.extend(&self.constants);
     }
 

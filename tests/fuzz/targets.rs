@@ -17,7 +17,13 @@ use pillion::codec::otlp;
 use pillion::codec::thrift;
 use pillion::codec::thrift::Protocol;
 use pillion::config;
+use pillion::detect::Hello;
+use pillion::detect::MAX_HELLO;
+use pillion::detect::MAX_PROXY_HEADER;
+use pillion::detect::ProxyHeader;
 use pillion::detect::Sniff;
+use pillion::detect::client_hello as read_hello;
+use pillion::detect::proxy_header as read_proxy_header;
 use pillion::detect::sniff;
 use pillion::model::Span;
 use pillion::propagation::Config;
@@ -36,12 +42,14 @@ pub(crate) struct Target {
 /// Every parser, sorted by name.
 #[rustfmt::skip]
 pub(crate) static TARGETS: &[Target] = &[
+    Target { name: "client_hello", run: client_hello },
     Target { name: "config", run: config },
     Target { name: "detect", run: detect },
     Target { name: "otlp_json", run: otlp_json },
     Target { name: "otlp_protobuf", run: otlp_protobuf },
     Target { name: "propagation", run: propagation },
     Target { name: "propagation_config", run: propagation_config },
+    Target { name: "proxy_header", run: proxy_header },
     Target { name: "sampling_strategy", run: sampling_strategy },
     Target { name: "thrift_binary", run: thrift_binary },
     Target { name: "thrift_compact", run: thrift_compact },
@@ -52,6 +60,42 @@ const LIMITS: Limits = Limits {
     spans: 1000,
     parts: 10_000,
 };
+
+/// The first bytes of a TLS connection. What is not whole by then is given up.
+fn client_hello(data: &[u8]) -> bool {
+    match read_hello(data) {
+        Hello::Whole(hello) => {
+            let names = hello.alpn.iter().chain(&hello.server_name);
+            assert!(
+                names
+                    .into_iter()
+                    .all(|name| name.is_ascii() && !name.is_empty())
+            );
+            true
+        }
+        Hello::NeedMore => {
+            assert!(data.len() <= MAX_HELLO);
+            false
+        }
+        Hello::Malformed => false,
+    }
+}
+
+/// The header of the PROXY protocol, either version.
+fn proxy_header(data: &[u8]) -> bool {
+    match read_proxy_header(data) {
+        ProxyHeader::Whole { len, .. } => {
+            assert!(len <= data.len() && len <= MAX_PROXY_HEADER);
+            assert_eq!(read_proxy_header(&data[..len]), read_proxy_header(data));
+            true
+        }
+        ProxyHeader::NeedMore => {
+            assert!(data.len() < MAX_PROXY_HEADER);
+            false
+        }
+        ProxyHeader::Malformed => false,
+    }
+}
 
 /// The configuration file. A refusal says why.
 fn config(data: &[u8]) -> bool {

@@ -23,6 +23,7 @@ mod ledger;
 mod limits;
 mod linking;
 mod propagation;
+mod redirect;
 mod reload;
 mod remote_sampling;
 mod reporter_faults;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::model::HostPort;
+use crate::net::netns::Netns;
 use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::MaybeTls;
@@ -21,12 +22,23 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 8;
 
 /// Limits for opening connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Connector {
     /// Name and TCP together; zero: no limit.
     pub connect: Duration,
     /// TLS handshake; zero: no limit.
     pub tls_handshake: Duration,
+    /// The network of the program's own, when it has one.
+    pub inside: Option<Inside>,
+}
+
+/// Loopback addresses mean the program's own network first.
+#[derive(Debug, Clone)]
+pub struct Inside {
+    /// That network.
+    pub netns: Netns,
+    /// Where nobody listens there, the machine's loopback is meant.
+    pub else_outside: bool,
 }
 
 impl Connector {
@@ -40,25 +52,7 @@ impl Connector {
         tls: Option<&ClientTls>,
         http2: bool,
     ) -> Result<(MaybeTls<TcpStream>, Ends, ConnectTiming), ProxyError> {
-        let (tcp, mut timing) =
-            within(self.connect, open_tcp(to))
-                .await
-                .unwrap_or_else(|after| {
-                    Err(ProxyError::ConnectTimeout {
-                        to: to.to_string(),
-                        after,
-                    })
-                })?;
-        let ends = || {
-            Ok(Ends {
-                address: tcp.peer_addr()?,
-                local_port: tcp.local_addr()?.port(),
-            })
-        };
-        let peer = ends().map_err(|source| ProxyError::Connect {
-            to: to.to_string(),
-            source,
-        })?;
+        let (tcp, peer, mut timing) = self.open_plain(to).await?;
         let Some(tls) = tls else {
             return Ok((MaybeTls::Plain(tcp), peer, timing));
         };
@@ -78,12 +72,34 @@ impl Connector {
         Ok((MaybeTls::Tls(Box::new(stream.into())), peer, timing))
     }
 
+    /// Opens a TCP connection; its peer comes with it.
+    ///
+    /// # Errors
+    /// Name, connect and time-out failures.
+    pub async fn open_plain(
+        &self,
+        to: &HostPort,
+    ) -> Result<(TcpStream, Ends, ConnectTiming), ProxyError> {
+        let (tcp, timing) = self.open_tcp(to).await?;
+        let ends = || {
+            Ok(Ends {
+                address: tcp.peer_addr()?,
+                local_port: tcp.local_addr()?.port(),
+            })
+        };
+        let peer = ends().map_err(|source| ProxyError::Connect {
+            to: to.to_string(),
+            source,
+        })?;
+        Ok((tcp, peer, timing))
+    }
+
     /// Opens a TCP connection for a tunnel.
     ///
     /// # Errors
     /// Name, connect and time-out failures.
     pub async fn open_tcp(&self, to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyError> {
-        within(self.connect, open_tcp(to))
+        within(self.connect, open_tcp(to, self.inside.as_ref()))
             .await
             .unwrap_or_else(|after| {
                 Err(ProxyError::ConnectTimeout {
@@ -94,11 +110,14 @@ impl Connector {
     }
 }
 
-async fn open_tcp(to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyError> {
+async fn open_tcp(
+    to: &HostPort,
+    inside: Option<&Inside>,
+) -> Result<(TcpStream, ConnectTiming), ProxyError> {
     let begun = Instant::now();
     let addresses = resolve(to).await?;
     let resolved = Instant::now();
-    let tcp = race(&addresses)
+    let tcp = race(&addresses, inside)
         .await
         .map_err(|source| ProxyError::Connect {
             to: to.to_string(),
@@ -140,9 +159,9 @@ async fn resolve(to: &HostPort) -> Result<Vec<SocketAddr>, ProxyError> {
 
 /// Tries the addresses in order, the next one beside the last after a head start or at once when it failed; the first
 /// connection wins. After RFC 8305, without its sorting: the resolver sorts.
-async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+async fn race(addresses: &[SocketAddr], inside: Option<&Inside>) -> io::Result<TcpStream> {
     if let [only] = addresses {
-        return TcpStream::connect(only).await;
+        return dial(*only, inside.cloned()).await;
     }
     let mut attempts = tokio::task::JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
@@ -150,7 +169,7 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     loop {
         let more = match waiting.next() {
             Some(address) => {
-                attempts.spawn(TcpStream::connect(address));
+                attempts.spawn(dial(address, inside.cloned()));
                 waiting.len() > 0
             }
             None => false,
@@ -172,6 +191,17 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             () = head_start => {}
         }
     }
+}
+
+async fn dial(to: SocketAddr, inside: Option<Inside>) -> io::Result<TcpStream> {
+    if let Some(inside) = inside.filter(|_| to.ip().is_loopback()) {
+        match inside.netns.connect(to).await {
+            Err(error)
+                if inside.else_outside && error.kind() == io::ErrorKind::ConnectionRefused => {}
+            answer => return answer,
+        }
+    }
+    TcpStream::connect(to).await
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Duration> {

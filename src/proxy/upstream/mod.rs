@@ -21,6 +21,9 @@ use crate::proxy::body::RequestBody;
 use crate::telemetry::metrics::ActiveGuard;
 
 pub use connect::Connector;
+pub use connect::Inside;
+pub use pool::Opened;
+pub use pool::Opening;
 pub use pool::Pool;
 pub use pool::PoolLimits;
 

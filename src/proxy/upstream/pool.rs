@@ -1,6 +1,7 @@
 //! The pool of one worker: idle HTTP/1 connections by destination, shared HTTP/2 connections, one bound on all of them.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -20,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use crate::model::HostPort;
 use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
@@ -84,6 +86,12 @@ struct Idle {
     until: Instant,
 }
 
+/// A stream, its peer, and where the time went.
+pub type Opened<IO> = (IO, Ends, ConnectTiming);
+
+/// A connection that is being opened before anybody knows what it will carry.
+pub type Opening = Pin<Box<dyn Future<Output = Result<Opened<TcpStream>, ProxyError>> + Send>>;
+
 /// A handle on a shared HTTP/2 connection; dropping it frees its stream.
 pub(super) struct SharedSender {
     pub(super) sender: http2::SendRequest<RequestBody>,
@@ -123,7 +131,8 @@ impl Pool {
         })
     }
 
-    /// A connection for one exchange: an idle one, a stream on a shared one, or a new one.
+    /// A connection for one exchange: an idle one, a stream on a shared one, or a new one; the new one is `opening`
+    /// when that is given.
     ///
     /// # Errors
     /// Opening failed, or none became free in time.
@@ -132,9 +141,10 @@ impl Pool {
         destination: &Destination,
         connector: Connector,
         fresh: bool,
+        opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
         if destination.http2 {
-            return self.lease_http2(destination, connector).await;
+            return self.lease_http2(destination, connector, opening).await;
         }
         if !fresh && let Some(idle) = self.take(destination) {
             return Ok(self.lend_idle(destination, idle));
@@ -149,7 +159,8 @@ impl Pool {
                 }
             }
         };
-        self.open_http1(destination, connector, permit).await
+        self.open_http1(destination, connector, permit, opening)
+            .await
     }
 
     /// Takes an HTTP/1 connection back. It stays until it is closed, too old or one too many.
@@ -321,8 +332,9 @@ impl Pool {
         destination: &Destination,
         connector: Connector,
         permit: OwnedSemaphorePermit,
+        opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
-        let (stream, peer, timing) = self.open(destination, connector).await?;
+        let (stream, peer, timing) = self.open(destination, connector, opening).await?;
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_headers(self.limits.headers)
@@ -353,18 +365,19 @@ impl Pool {
         self: &Arc<Self>,
         destination: &Destination,
         connector: Connector,
+        opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
         if let Some(shared) = self.join(destination) {
             return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
         }
-        let opening = self
+        let turn = self
             .state
             .lock()
             .opening
             .entry(destination.clone())
             .or_default()
             .clone();
-        let _turn = self.turn(&opening).await?;
+        let _turn = self.turn(&turn).await?;
         if let Some(shared) = self.join(destination) {
             return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
         }
@@ -378,7 +391,7 @@ impl Pool {
                 }
             }
         };
-        let (stream, peer, timing) = self.open(destination, connector).await?;
+        let (stream, peer, timing) = self.open(destination, connector, opening).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(self.limits.head_size).unwrap_or(u32::MAX))
@@ -466,12 +479,27 @@ impl Pool {
         &self,
         destination: &Destination,
         connector: Connector,
+        opening: Option<Opening>,
     ) -> Result<(MaybeTls<TcpStream>, Ends, ConnectTiming), ProxyError> {
+        if let Some(opening) = opening {
+            let (stream, peer, timing) = opening.await?;
+            return Ok((MaybeTls::Plain(stream), peer, timing));
+        }
         let tls = destination.tls.as_ref().map(|tls| &*tls.tls);
-        match connector
+        let opened = connector
             .open(&destination.to, tls, destination.http2)
-            .await
-        {
+            .await;
+        self.count(opened)
+    }
+
+    /// Begins to open a connection without HTTP on it, counted as one of this pool's. It goes on while it is polled.
+    pub fn begin(self: &Arc<Self>, to: HostPort, connector: Connector) -> Opening {
+        let pool = self.clone();
+        Box::pin(async move { pool.count(connector.open_plain(&to).await) })
+    }
+
+    fn count<IO>(&self, opened: Result<Opened<IO>, ProxyError>) -> Result<Opened<IO>, ProxyError> {
+        match opened {
             Ok(opened) => {
                 let timing = &opened.2;
                 self.metrics

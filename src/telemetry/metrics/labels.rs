@@ -261,6 +261,8 @@ label! {
         Timeout = "timeout",
         /// Closed without a byte.
         Closed = "closed",
+        /// The server speaks first, as its port, its past or its greeting says: forwarded without being understood.
+        ServerFirst = "server_first",
     }
 }
 

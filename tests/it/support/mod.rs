@@ -8,6 +8,7 @@ pub(crate) mod echo;
 pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod jaeger;
+pub(crate) mod netns;
 pub(crate) mod otlp;
 pub(crate) mod pillion;
 pub(crate) mod proxy;

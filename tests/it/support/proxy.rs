@@ -102,7 +102,7 @@ impl Pillion {
         self.address("route")
     }
 
-    fn address(&self, role: &str) -> SocketAddr {
+    pub(crate) fn address(&self, role: &str) -> SocketAddr {
         let found = self.addresses.iter().find(|(name, _)| *name == role);
         found.unwrap().1
     }

@@ -1,0 +1,316 @@
+//! What is not HTTP: bytes and ends as they are, greetings without delay, and clear outcomes for odd connections.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::Shutdown;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::redirect::Bench;
+use crate::redirect::PYTHON;
+use crate::redirect::at;
+use crate::redirect::both;
+use crate::redirect::wait_for;
+use crate::support::netns::Namespace;
+use crate::support::netns::POD;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const DETECTED: &str = "pillion_detected_protocols_total";
+
+/// Serves each connection in a thread of its own, inside.
+fn serve(namespace: &Namespace, port: u16, each: fn(TcpStream)) {
+    namespace.run(move || {
+        let listener = TcpListener::bind(("::", port)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                std::thread::spawn(move || each(stream));
+            }
+        });
+    });
+}
+
+/// Connects from inside.
+fn connect(namespace: &Namespace, to: &str, port: u16) -> TcpStream {
+    let to = at(to, port);
+    namespace.run(move || {
+        let stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    })
+}
+
+/// Answers at the end of what is sent with its bytes in reverse.
+fn reverse(mut stream: TcpStream) {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    all.reverse();
+    stream.write_all(&all).unwrap();
+}
+
+fn all_of(mut stream: TcpStream) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    Ok(all)
+}
+
+#[test]
+fn bytes_pass_unchanged_and_each_direction_ends_by_itself() {
+    let settings = json!({ "passthrough": { "hold": "100ms" } });
+    let Some(bench) = Bench::start(settings, &[]) else {
+        return;
+    };
+    serve(&bench.net.pod, 3000, reverse);
+    let noise: Vec<u8> = (0..300_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut detected = 0.0;
+    for pod in both(POD) {
+        for (sent, why) in [
+            (&noise[..], "noise"),
+            (b"EHLO x\r\n", "begins like HTTP"),
+            (b"GE", "one half of a method"),
+            (b"", "the end alone"),
+            (
+                b"CONNECT a.example:443 HTTP/1.1\r\n\r\n\x16\x03",
+                "a way through another proxy",
+            ),
+        ] {
+            let mut stream = connect(&bench.net.world, pod, 3000);
+            stream.write_all(sent).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut expected = sent.to_vec();
+            expected.reverse();
+            assert!(all_of(stream).unwrap() == expected, "{why}");
+            detected += 1.0;
+        }
+    }
+    bench.counted(DETECTED, &["inbound", "closed"], 2.0);
+    bench.counted(DETECTED, &["inbound", "opaque"], detected - 2.0);
+    bench.counted(
+        "pillion_connections_active",
+        &["downstream", "inbound"],
+        0.0,
+    );
+    let sent = bench.metric("pillion_sent_bytes_total", &["downstream", "inbound"]);
+    let received = bench.metric("pillion_received_bytes_total", &["downstream", "inbound"]);
+    assert!(sent == received && sent > 600_000.0, "{sent} {received}");
+}
+
+#[test]
+fn a_server_that_speaks_first_waits_for_nobody() {
+    // Were anything waited for, it would take much longer than the test allows.
+    let settings = json!({ "timeouts": { "detect": "1h" }, "passthrough": { "hold": "1h" } });
+    let Some(bench) = Bench::start(settings, &[]) else {
+        return;
+    };
+    fn greet(mut stream: TcpStream) {
+        stream.write_all(b"220 ready\r\n").unwrap();
+        reverse(stream);
+    }
+    for port in [25, 2600] {
+        serve(&bench.net.pod, port, greet);
+        for _ in 0..3 {
+            let mut stream = connect(&bench.net.world, POD[0], port);
+            let mut greeting = [0; 11];
+            stream.read_exact(&mut greeting).unwrap();
+            assert_eq!(&greeting, b"220 ready\r\n");
+            stream.write_all(b"QUIT").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(all_of(stream).unwrap(), b"TIUQ");
+        }
+    }
+    bench.counted(DETECTED, &["inbound", "server_first"], 6.0);
+}
+
+#[test]
+fn odd_connections_have_a_clear_end_and_harm_no_other() {
+    let settings = json!({
+        "timeouts": { "detect": "300ms", "connect": "400ms" },
+        "passthrough": { "hold": "100ms" },
+    });
+    let Some(bench) = Bench::start(settings, &[]) else {
+        return;
+    };
+    let world = &bench.net.world;
+    serve(&bench.net.pod, 3000, reverse);
+
+    // Dialled directly: the proxy would call itself.
+    for port in ["inbound_redirect", "outbound_redirect"] {
+        let port = bench.pillion.address(port).port();
+        let error = all_of(connect(world, POD[0], port)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+    bench.counted("pillion_rejections_total", &["inbound", "loop"], 1.0);
+    bench.counted("pillion_rejections_total", &["outbound", "loop"], 1.0);
+
+    // Opened and closed.
+    drop(connect(world, POD[0], 3000));
+    bench.counted(DETECTED, &["inbound", "closed"], 1.0);
+
+    // A byte, then silence: it is passed on, and what follows later too.
+    let mut stream = connect(world, POD[0], 3000);
+    stream.write_all(b"G").unwrap();
+    bench.counted(DETECTED, &["inbound", "timeout"], 1.0);
+    stream.write_all(b"ET / HTTP/1.1\r\n\r\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all_of(stream).unwrap(), b"\n\r\n\r1.1/PTTH / TEG");
+
+    // Silence from both sides.
+    let silent = connect(world, POD[0], 3000);
+    bench.counted(DETECTED, &["inbound", "timeout"], 2.0);
+    drop(silent);
+
+    // Nobody listens: a reset, but an answer to HTTP.
+    let start = Instant::now();
+    let error = all_of(connect(world, POD[0], 3999)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let mut stream = connect(world, POD[0], 3999);
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let answer = String::from_utf8(all_of(stream).unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 502"), "{answer}");
+    assert!(
+        bench.metric(
+            "pillion_upstream_connect_failures_total",
+            &["inbound", "refused"]
+        ) >= 1.0
+    );
+
+    // A black hole, outbound.
+    world.sh("nft -f - <<'END'\ntable inet hole { chain input { type filter hook input priority 0; tcp dport 9999 drop; }; }\nEND").unwrap();
+    let start = Instant::now();
+    let status = [
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+    ];
+    let mut args = status.to_vec();
+    args.push("http://10.77.0.2:9999/");
+    assert_eq!(bench.net.pod.as_program(&args).unwrap(), "504");
+    assert!(start.elapsed() < Duration::from_secs(5));
+
+    // All the while others are served.
+    let mut stream = connect(world, POD[0], 3000);
+    stream.write_all(b"\0abc").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all_of(stream).unwrap(), b"cba\0");
+    bench.counted(
+        "pillion_connections_active",
+        &["downstream", "inbound"],
+        0.0,
+    );
+}
+
+#[test]
+fn a_proxy_protocol_header_names_the_caller_and_is_taken_off() {
+    let Some(bench) = Bench::start(json!({ "inbound": { "proxy_protocol": true } }), &[]) else {
+        return;
+    };
+    serve(&bench.net.pod, 3000, reverse);
+    serve(&bench.net.pod, 3080, |mut stream| {
+        let mut head = [0; 18];
+        stream.read_exact(&mut head).unwrap();
+        stream
+            .write_all(b"HTTP/1.0 204 No Content\r\n\r\n")
+            .unwrap();
+    });
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 80\r\n";
+    let mut stream = connect(&bench.net.world, POD[0], 3000);
+    stream.write_all(&[&header[..], b"\0abc"].concat()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all_of(stream).unwrap(), b"cba\0");
+
+    let mut stream = connect(&bench.net.world, POD[0], 3080);
+    stream
+        .write_all(&[&header[..], b"GET / HTTP/1.0\r\n\r\n"].concat())
+        .unwrap();
+    assert!(all_of(stream).unwrap().starts_with(b"HTTP/1.0 204"));
+    assert_eq!(bench.spans(1)[0].attribute("client.address"), "192.0.2.7");
+
+    let mut stream = connect(&bench.net.world, POD[0], 3000);
+    stream.write_all(b"\0abc").unwrap();
+    assert_ne!(
+        all_of(stream).unwrap_or_default(),
+        b"cba\0",
+        "no header, no way in"
+    );
+    bench.counted("pillion_rejections_total", &["inbound", "malformed"], 1.0);
+}
+
+#[test]
+fn many_connections_leave_nothing_behind() {
+    let Some(bench) = Bench::start(json!({ "passthrough": { "hold": "50ms" } }), &[]) else {
+        return;
+    };
+    serve(&bench.net.pod, 3000, reverse);
+    let n_open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let round = |n: usize| {
+        for index in 0..n {
+            let mut stream = connect(&bench.net.world, POD[index % 2], 3000);
+            stream.write_all(&[0, index as u8]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(all_of(stream).unwrap(), [index as u8, 0]);
+        }
+    };
+    round(20);
+    let before = n_open();
+    round(1500);
+    bench.counted("pillion_connections_active", &["inbound"], 0.0);
+    // Other tests of this process open and close theirs meanwhile.
+    wait_for("the descriptors of closed connections", || {
+        (n_open() < before + 200).then_some(())
+    });
+    bench.counted(DETECTED, &["inbound", "opaque"], 1520.0);
+    assert_eq!(bench.metric("pillion_rejections_total", &["loop"]), 0.0);
+}
+
+#[test]
+fn greetings_come_as_fast_as_without_a_proxy() {
+    // One server, two addresses: one redirected, one not; in turns.
+    const CLIENT: &str = "
+import socket, time, statistics
+def greeting(host):
+    start = time.perf_counter()
+    s = socket.create_connection((host, 3306))
+    assert s.recv(5) == b'hello'
+    took = time.perf_counter() - start
+    s.close()
+    return took
+pairs = [(greeting('10.77.0.3'), greeting('10.77.0.2')) for _ in range(300)]
+print(*[round(statistics.median(times) * 1e6) for times in zip(*pairs)])
+";
+    let Some(bench) = Bench::start(json!({}), &["--exclude-outbound-cidrs", "10.77.0.3"]) else {
+        return;
+    };
+    bench
+        .net
+        .world
+        .sh("ip addr add 10.77.0.3/24 dev world0")
+        .unwrap();
+    serve(&bench.net.world, 3306, |mut stream| {
+        stream.write_all(b"hello").unwrap();
+        all_of(stream).unwrap_or_default();
+    });
+    let printed = bench.net.pod.as_program(&[PYTHON, "-c", CLIENT]).unwrap();
+    let medians: Vec<i64> = printed
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
+    println!(
+        "greeting: {} us directly, {} us redirected",
+        medians[0], medians[1]
+    );
+    assert!(medians[1] - medians[0] < 1000, "{medians:?} us");
+    bench.counted(DETECTED, &["outbound", "server_first"], 300.0);
+}
