@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
@@ -74,8 +75,8 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: HashMap<Destination, Vec<Idle>>,
-    shared: HashMap<Destination, Vec<SharedSender>>,
+    idle: HashMap<Destination, Vec<Idle>, RandomState>,
+    shared: HashMap<Destination, Vec<SharedSender>, RandomState>,
     /// One opener at a time for each HTTP/2 destination, so that a burst does not open a connection each.
     opening: HashMap<Destination, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -143,12 +144,25 @@ impl Pool {
         fresh: bool,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
+        // Opening needs a large state, which an exchange on an open connection should not carry: hence the boxes.
         if destination.http2 {
-            return self.lease_http2(destination, connector, opening).await;
+            return match self.join(destination) {
+                Some(shared) => Ok(self.lend_shared(destination, shared, ConnectTiming::default())),
+                None => Box::pin(self.open_http2(destination, connector, opening)).await,
+            };
         }
         if !fresh && let Some(idle) = self.take(destination) {
             return Ok(self.lend_idle(destination, idle));
         }
+        Box::pin(self.lease_new(destination, connector, opening)).await
+    }
+
+    async fn lease_new(
+        self: &Arc<Self>,
+        destination: &Destination,
+        connector: Connector,
+        opening: Option<Opening>,
+    ) -> Result<Lease, ProxyError> {
         let permit = match self.try_permit() {
             Some(permit) => permit,
             None => {
@@ -361,15 +375,12 @@ impl Pool {
         })
     }
 
-    async fn lease_http2(
+    async fn open_http2(
         self: &Arc<Self>,
         destination: &Destination,
         connector: Connector,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
-        if let Some(shared) = self.join(destination) {
-            return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
-        }
         let turn = self
             .state
             .lock()
