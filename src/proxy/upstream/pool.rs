@@ -1,6 +1,7 @@
 //! The pool of one worker: idle HTTP/1 connections by destination, shared HTTP/2 connections, one bound on all of them.
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,7 +76,7 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: HashMap<Destination, Vec<Idle>, RandomState>,
+    idle: HashMap<Destination, VecDeque<Idle>, RandomState>,
     shared: HashMap<Destination, Vec<SharedSender>, RandomState>,
     /// One opener at a time for each HTTP/2 destination, so that a burst does not open a connection each.
     opening: HashMap<Destination, Arc<tokio::sync::Mutex<()>>>,
@@ -197,10 +198,10 @@ impl Pool {
         let mut state = self.state.lock();
         let list = state.idle.entry(destination).or_default();
         if list.len() >= self.limits.idle_per_destination {
-            list.remove(0);
+            list.pop_front();
             self.metrics.idle.decrement(1.0);
         }
-        list.push(Idle {
+        list.push_back(Idle {
             sender,
             peer,
             until: now + limit,
@@ -260,7 +261,7 @@ impl Pool {
                 self.metrics.idle.decrement(1.0);
             } else if idle.sender.is_ready() {
                 self.metrics.idle.decrement(1.0);
-                return Some(list.remove(at));
+                return list.remove(at);
             }
             // Otherwise its last exchange is still being wound up: leave it for the next caller.
         }
@@ -324,7 +325,7 @@ impl Pool {
             state.evict_shared();
             return;
         };
-        list.remove(0);
+        list.pop_front();
         self.metrics.idle.decrement(1.0);
     }
 
@@ -336,7 +337,7 @@ impl Pool {
             .iter_mut()
             .filter(|(other, _)| *other != destination);
         if let Some((_, list)) = others.into_iter().find(|(_, list)| !list.is_empty()) {
-            list.remove(0);
+            list.pop_front();
             self.metrics.idle.decrement(1.0);
         }
     }
