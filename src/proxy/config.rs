@@ -228,7 +228,7 @@ pub struct Limits {
     pub upstream_connections: usize,
     /// Most idle upstream connections kept for one destination, by each worker. `0`: a new connection each time.
     ///
-    /// Unit: connections. Default: `256`. Reload: restart.
+    /// Unit: connections. Default: `10000`. Reload: restart.
     pub idle_per_destination: usize,
     /// Most concurrent streams of an HTTP/2 connection, either side.
     ///
@@ -344,7 +344,7 @@ impl Default for Limits {
             connections: 100_000,
             requests: 100_000,
             upstream_connections: 10_000,
-            idle_per_destination: 256,
+            idle_per_destination: 10_000,
             http2_streams: 250,
         }
     }

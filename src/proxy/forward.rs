@@ -20,6 +20,7 @@ use crate::model::Kind;
 use crate::proxy::body::Progress;
 use crate::proxy::body::RequestBody;
 use crate::proxy::body::ResponseBody;
+use crate::proxy::config::Forwarded;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::expect::Gate;
@@ -128,7 +129,7 @@ async fn forward(
     }
     let upgrading = headers::wants_upgrade(&request);
     if request.method() == Method::CONNECT && !upgrading {
-        let (response, pending) = tunnel::connect(conn, request, exchange).await?;
+        let (response, pending) = Box::pin(tunnel::connect(conn, request, exchange)).await?;
         return Ok(Answer::Tunnel(response, pending));
     }
     let target = target::of(conn, &request)?;
@@ -143,15 +144,17 @@ async fn forward(
     headers::remove_hop_by_hop(request.headers_mut(), upgrading);
     if conn.listener.direction() == Direction::Inbound {
         guard::check_host(&request)?;
-        let host = target::host(&request).map(str::to_owned);
         let forwarded = conn.snapshot.forwarded;
-        headers::add_forwarded(
-            forwarded,
-            request.headers_mut(),
-            conn.peer.ip(),
-            conn.scheme,
-            host.as_deref(),
-        );
+        if forwarded != Forwarded::None {
+            let host = target::host(&request).map(str::to_owned);
+            headers::add_forwarded(
+                forwarded,
+                request.headers_mut(),
+                conn.peer.ip(),
+                conn.scheme,
+                host.as_deref(),
+            );
+        }
     }
     let outgoing = prepare(conn, request, &target, exchange)?;
     let response = send(conn, outgoing, &target, exchange).await;

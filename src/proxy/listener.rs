@@ -244,7 +244,8 @@ async fn serve(
         serve_detected(conn, stream, open).await;
         return;
     };
-    let handshake = tls.acceptor().accept(stream);
+    // Boxed: connections without TLS do not carry the room for it.
+    let handshake = Box::pin(tls.acceptor().accept(stream));
     let limit = conn.snapshot.timeouts.tls_handshake.0;
     let limit = if limit.is_zero() {
         Duration::MAX
@@ -255,7 +256,7 @@ async fn serve(
         Ok(Ok(stream)) => {
             metrics.tls.handshakes.count(Outcome::Success);
             conn.scheme = "https";
-            serve_detected(conn, stream, open).await;
+            Box::pin(serve_detected(conn, stream, open)).await;
         }
         Ok(Err(error)) => {
             metrics.tls.handshakes.count(Outcome::Failure);
@@ -293,7 +294,7 @@ where
         Ok((protocol, io)) => {
             detected_counter.count(protocol.into());
             open.reason = match protocol {
-                Protocol::Http2 => serve_http2(conn, io).await,
+                Protocol::Http2 => Box::pin(serve_http2(conn, io)).await,
                 Protocol::Closed => CloseReason::Peer,
                 Protocol::Timeout => give_up(&conn, io).await,
                 // Whatever is not HTTP gets HTTP/1's answer to malformed input.

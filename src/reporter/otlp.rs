@@ -223,11 +223,10 @@ impl Sender for OtlpGrpc {
 
 /// The batch as one request, or the wish to halve it.
 fn encoded(batch: &[Arc<Span>], max: usize) -> Result<Bytes, SendError> {
-    if otlp::encoded_len(batch) > max {
+    let mut body = BytesMut::new();
+    if !otlp::encode_within(batch, max, &mut body) {
         return Err(SendError::too_large(batch));
     }
-    let mut body = BytesMut::new();
-    otlp::encode(batch, &mut body);
     Ok(body.freeze())
 }
 

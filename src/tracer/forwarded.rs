@@ -6,6 +6,15 @@
 use std::net::IpAddr;
 
 use http::HeaderMap;
+use http::HeaderName;
+use http::header::FORWARDED;
+
+/// Looked up in every request: parsed once.
+static X_FORWARDED: [(HeaderName, &str); 3] = [
+    (HeaderName::from_static("x-forwarded-for"), "for"),
+    (HeaderName::from_static("x-forwarded-proto"), "proto"),
+    (HeaderName::from_static("x-forwarded-host"), "host"),
+];
 
 /// The first proxy's view of the request; each part may be absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +31,7 @@ impl<'a> Noted<'a> {
     /// Reads the headers; what `Forwarded` does not say, `X-Forwarded-*` may.
     pub(super) fn of(headers: &'a HeaderMap) -> Self {
         let mut noted = Self::default();
-        if let Some(forwarded) = text(headers, "forwarded") {
+        if let Some(forwarded) = text(headers, &FORWARDED) {
             for pair in first(forwarded, ',').split(';') {
                 let Some((name, value)) = pair.split_once('=') else {
                     continue;
@@ -30,11 +39,7 @@ impl<'a> Noted<'a> {
                 noted.take(name.trim(), unquoted(value.trim()));
             }
         }
-        for (header, name) in [
-            ("x-forwarded-for", "for"),
-            ("x-forwarded-proto", "proto"),
-            ("x-forwarded-host", "host"),
-        ] {
+        for (header, name) in &X_FORWARDED {
             if let Some(value) = text(headers, header) {
                 noted.take(name, first(value, ',').trim());
             }
@@ -54,7 +59,7 @@ impl<'a> Noted<'a> {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use http::HeaderMap;
@@ -31,6 +32,7 @@ use crate::tracer::Routes;
 use crate::tracer::forwarded::Noted;
 use crate::tracer::redact;
 
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Most gRPC methods that become span names; callers choose the path, so the set must be bounded.
 const MAX_RPC_NAMES: usize = 2_000;
 
@@ -275,7 +277,7 @@ impl Conventions {
 
     /// The gRPC status, from trailers or from a trailers-only response head.
     pub fn grpc_status(&self, span: &mut ActiveSpan, kind: Kind, trailers: &HeaderMap) {
-        let Some(status) = trailers.get("grpc-status") else {
+        let Some(status) = trailers.get(&GRPC_STATUS) else {
             return;
         };
         let Some(code) = status
@@ -312,9 +314,11 @@ impl Conventions {
             span.set("url.query", self.cut(&self.redaction.query(query)));
         }
         if let Some(peer) = peer {
-            let client = client.unwrap_or_else(|| peer.ip());
-            span.set("client.address", address_text(client));
-            span.set("network.peer.address", address_text(peer.ip()));
+            let address = address_text(peer.ip());
+            let client = client.filter(|client| *client != peer.ip());
+            let client = client.map_or_else(|| address.clone(), address_text);
+            span.set("client.address", client);
+            span.set("network.peer.address", address);
             span.set("network.peer.port", i64::from(peer.port()));
         }
         if let Some(agent) = headers
@@ -445,12 +449,36 @@ fn default_port(scheme: &str) -> Option<u16> {
 }
 
 fn address_text(address: IpAddr) -> Text {
-    use std::fmt::Write;
-    let mut text = smol_str::SmolStrBuilder::new();
-    match write!(text, "{}", address.to_canonical()) {
-        Ok(()) => text.finish(),
-        Err(_) => Text::default(),
+    match address.to_canonical() {
+        IpAddr::V4(address) => ipv4_text(address),
+        IpAddr::V6(address) => {
+            use std::fmt::Write;
+            let mut text = smol_str::SmolStrBuilder::new();
+            match write!(text, "{address}") {
+                Ok(()) => text.finish(),
+                Err(_) => Text::default(),
+            }
+        }
     }
+}
+
+/// Dotted, without the formatting machinery: every span has one.
+fn ipv4_text(address: Ipv4Addr) -> Text {
+    let (mut text, mut len) = ([b'.'; 15], 0);
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        len += usize::from(index > 0);
+        if octet >= 100 {
+            text[len] = b'0' + octet / 100;
+            len += 1;
+        }
+        if octet >= 10 {
+            text[len] = b'0' + octet / 10 % 10;
+            len += 1;
+        }
+        text[len] = b'0' + octet % 10;
+        len += 1;
+    }
+    Text::new(std::str::from_utf8(&text[..len]).unwrap_or_default())
 }
 
 fn status_text(status: StatusCode) -> Text {
@@ -511,6 +539,20 @@ mod tests {
         ] {
             assert_eq!(split_host(host), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn addresses_read_as_the_standard_library_writes_them() {
+        for text in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "10.20.99.100",
+            "255.255.255.255",
+            "2001:db8::1",
+        ] {
+            assert_eq!(address_text(text.parse().unwrap()), text);
+        }
+        assert_eq!(address_text("::ffff:10.1.2.3".parse().unwrap()), "10.1.2.3");
     }
 
     #[test]

@@ -34,9 +34,31 @@ pub struct ActiveSpan {
 #[derive(Default)]
 struct Recording {
     attributes: Vec<Attribute>,
+    keys: KeySet,
     events: Vec<Event>,
     links: Vec<Link>,
     status: Status,
+}
+
+/// Which keys a span may have already: a bit for each of 256 kinds of key. Without it each new attribute would be
+/// compared with all before it.
+#[derive(Default)]
+struct KeySet([u64; 4]);
+
+impl KeySet {
+    /// Adds a key. True: it is new for certain; false: it, or another of its kind, was there.
+    fn add(&mut self, key: &str) -> bool {
+        let bytes = key.as_bytes();
+        let at = |index: usize| bytes.get(index).map_or(0, |byte| u32::from(*byte));
+        // Told apart by their ends, a byte inside and their lengths; the factor spreads ours best.
+        let mixed = (at(bytes.len().wrapping_sub(1)) | at(bytes.len() / 3) << 8)
+            .wrapping_add((bytes.len() as u32) << 16)
+            .wrapping_mul(0x85EB_CA6B);
+        let (word, bit) = ((mixed >> 30) as usize, 1 << (mixed >> 24 & 63));
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
 }
 
 impl ActiveSpan {
@@ -86,6 +108,10 @@ impl ActiveSpan {
         let Some(recording) = &mut self.recording else {
             return;
         };
+        if recording.keys.add(&key) {
+            recording.attributes.push(Attribute { key, value });
+            return;
+        }
         match recording
             .attributes
             .iter_mut()
@@ -99,6 +125,9 @@ impl ActiveSpan {
     /// Appends attributes that are known to be new.
     pub fn extend(&mut self, attributes: &[Attribute]) {
         if let Some(recording) = &mut self.recording {
+            for attribute in attributes {
+                recording.keys.add(&attribute.key);
+            }
             recording.attributes.extend_from_slice(attributes);
         }
     }
@@ -133,10 +162,11 @@ impl ActiveSpan {
             .iter()
             .any(|attribute| attribute.key == "error.type")
         {
-            let value = Value::Str(error_type.into());
+            let (key, value) = (Text::new_static("error.type"), error_type.into());
+            recording.keys.add(&key);
             recording.attributes.push(Attribute {
-                key: Text::new_static("error.type"),
-                value,
+                key,
+                value: Value::Str(value),
             });
         }
     }
@@ -194,5 +224,21 @@ impl Drop for ActiveSpan {
         // Counted first: a reporter may have exported it before the next line runs.
         self.tracer.ledger.report();
         self.tracer.sink.report(Arc::new(span));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_there_is_never_new() {
+        let keys: Vec<String> = (0..1000).map(|index| format!("key.{index}")).collect();
+        let mut set = KeySet::default();
+        for key in &keys {
+            set.add(key);
+        }
+        assert!(keys.iter().all(|key| !set.add(key)));
+        assert!(KeySet::default().add(""), "an empty one nothing");
     }
 }

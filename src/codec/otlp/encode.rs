@@ -34,11 +34,21 @@ use crate::model::Value;
 /// Resources are the same when they are the same `Arc` or equal. No spans: nothing is written (such a request should
 /// not be sent).
 pub fn encode(spans: &[Arc<Span>], out: &mut BytesMut) {
+    encode_within(spans, usize::MAX, out);
+}
+
+/// Like [`encode`], unless it would append more than `most` bytes: then nothing is written. True: written.
+pub fn encode_within(spans: &[Arc<Span>], most: usize, out: &mut BytesMut) -> bool {
     let groups = group(spans);
-    out.reserve(groups.iter().map(Group::len).sum());
+    let len = groups.iter().map(Group::len).sum();
+    if len > most {
+        return false;
+    }
+    out.reserve(len);
     for group in &groups {
         group.put(out);
     }
+    true
 }
 
 /// Bytes that [`encode`] would append for these spans.
@@ -254,9 +264,11 @@ fn attribute_len(attribute: &Attribute) -> usize {
 
 fn put_attributes(out: &mut BytesMut, field: u32, attributes: &[Attribute]) {
     for attribute in attributes {
-        put_header(out, field, attribute_len(attribute));
+        let value = value_len(&attribute.value);
+        let len = text_len(1, attribute.key.len()) + delimited_len(2, value);
+        put_header(out, field, len);
         put_text(out, 1, &attribute.key);
-        put_header(out, 2, value_len(&attribute.value));
+        put_header(out, 2, value);
         put_value(out, &attribute.value);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::Attribute;
 use crate::model::Resource;
 
 pub use decode::decode;
-pub use encode::{encode, encoded_len};
+pub use encode::{encode, encode_within, encoded_len};
 pub use json::{decode_json, encode_json, to_json};
 
 /// The instrumentation scope under which spans leave.

@@ -1,6 +1,7 @@
 //! The pool of one worker: idle HTTP/1 connections by destination, shared HTTP/2 connections, one bound on all of them.
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
@@ -74,8 +76,8 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: HashMap<Destination, Vec<Idle>>,
-    shared: HashMap<Destination, Vec<SharedSender>>,
+    idle: HashMap<Destination, VecDeque<Idle>, RandomState>,
+    shared: HashMap<Destination, Vec<SharedSender>, RandomState>,
     /// One opener at a time for each HTTP/2 destination, so that a burst does not open a connection each.
     opening: HashMap<Destination, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -143,12 +145,25 @@ impl Pool {
         fresh: bool,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
+        // Opening needs a large state, which an exchange on an open connection should not carry: hence the boxes.
         if destination.http2 {
-            return self.lease_http2(destination, connector, opening).await;
+            return match self.join(destination) {
+                Some(shared) => Ok(self.lend_shared(destination, shared, ConnectTiming::default())),
+                None => Box::pin(self.open_http2(destination, connector, opening)).await,
+            };
         }
         if !fresh && let Some(idle) = self.take(destination) {
             return Ok(self.lend_idle(destination, idle));
         }
+        Box::pin(self.lease_new(destination, connector, opening)).await
+    }
+
+    async fn lease_new(
+        self: &Arc<Self>,
+        destination: &Destination,
+        connector: Connector,
+        opening: Option<Opening>,
+    ) -> Result<Lease, ProxyError> {
         let permit = match self.try_permit() {
             Some(permit) => permit,
             None => {
@@ -183,10 +198,10 @@ impl Pool {
         let mut state = self.state.lock();
         let list = state.idle.entry(destination).or_default();
         if list.len() >= self.limits.idle_per_destination {
-            list.remove(0);
+            list.pop_front();
             self.metrics.idle.decrement(1.0);
         }
-        list.push(Idle {
+        list.push_back(Idle {
             sender,
             peer,
             until: now + limit,
@@ -246,7 +261,7 @@ impl Pool {
                 self.metrics.idle.decrement(1.0);
             } else if idle.sender.is_ready() {
                 self.metrics.idle.decrement(1.0);
-                return Some(list.remove(at));
+                return list.remove(at);
             }
             // Otherwise its last exchange is still being wound up: leave it for the next caller.
         }
@@ -310,7 +325,7 @@ impl Pool {
             state.evict_shared();
             return;
         };
-        list.remove(0);
+        list.pop_front();
         self.metrics.idle.decrement(1.0);
     }
 
@@ -322,7 +337,7 @@ impl Pool {
             .iter_mut()
             .filter(|(other, _)| *other != destination);
         if let Some((_, list)) = others.into_iter().find(|(_, list)| !list.is_empty()) {
-            list.remove(0);
+            list.pop_front();
             self.metrics.idle.decrement(1.0);
         }
     }
@@ -361,15 +376,12 @@ impl Pool {
         })
     }
 
-    async fn lease_http2(
+    async fn open_http2(
         self: &Arc<Self>,
         destination: &Destination,
         connector: Connector,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
-        if let Some(shared) = self.join(destination) {
-            return Ok(self.lend_shared(destination, shared, ConnectTiming::default()));
-        }
         let turn = self
             .state
             .lock()

@@ -1,0 +1,181 @@
+"""One table of medians, spreads and ratios; the bars; as text and as data."""
+
+import json
+import pathlib
+import statistics
+
+ROWS_FOR_RATIOS = ("raw-copy", "nginx", "envoy otlp")
+
+
+def save(directory, results, text):
+    """Writes `latest.txt` and `latest.json`."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(exist_ok=True)
+    (directory / "latest.txt").write_text(text)
+    (directory / "latest.json").write_text(json.dumps(compact(results), indent=1) + "\n")
+
+
+def compact(value):
+    """Figures to five significant digits: the rest is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [compact(item) for item in value]
+    return value
+
+
+def text(results):
+    """The whole report."""
+    conditions, options = results["conditions"], results["options"]
+    lines = [
+        f"Pillion beside other proxies, {conditions['date']}",
+        f"{conditions['cores']} x {conditions['cpu']}, Linux {conditions['kernel']}; proxy on core 0, the rest on core 1; "
+        f"load average {conditions['load_average'][0]} before, {conditions['load_average_after'][0]} after",
+        f"{options['rounds']} rounds, {options['requests']} requests in the cheapest scenario",
+        *(f"{name}: {version}" for name, version in results["versions"].items()),
+    ]
+    if results["missing"]:
+        lines.append(f"not here, left out: {', '.join(results['missing'])}")
+    lines += ["", "CPU: user and system time of the proxy for one request, median, and half of the distance between the",
+              "quartiles in percent of it; then as a multiple of three others in the same run.", ""]
+    for name, block in results["scenarios"].items():
+        table = {"footprint": footprint, "instructions": instructions, "latency": latency}.get(name, cpu)
+        lines += [f"{name}: {block['title']}", *table(block["rows"]), ""]
+    lines += ["bars", *bars(results), ""]
+    if results["failures"]:
+        lines += ["FAILED", *(f"  {failure}" for failure in results["failures"]), ""]
+    return "\n".join(lines)
+
+
+def cpu(rows):
+    lines = [f"  {'':22}{'CPU us':>9}{'+-%':>6}{'kernel':>8}" + "".join(f"{'/ ' + name:>13}" for name in ROWS_FOR_RATIOS)
+             + f"{'req/s':>10}{'errors':>8}  spans arrived"]
+    for name, rounds in rows.items():
+        rate = statistics.median(r["load"]["requests"] / r["load"]["seconds"] for r in rounds)
+        errors = sum(r["load"]["errors"] for r in rounds)
+        if "cpu_us" not in rounds[0]:
+            lines.append(f"  {name:22}{'':>9}{'':>6}{'':>8}" + " " * 13 * len(ROWS_FOR_RATIOS) + f"{rate:>10.0f}{errors:>8}")
+            continue
+        own = median(rows, name, "cpu_us")
+        ratios = "".join(format_ratio(own, median(rows, other, "cpu_us")) for other in ROWS_FOR_RATIOS)
+        kernel = statistics.median(r["system_share"] for r in rounds) * 100
+        lines.append(f"  {name:22}{own:>9.1f}{spread(rounds, 'cpu_us'):>6.1f}{kernel:>7.0f}%{ratios}{rate:>10.0f}{errors:>8}  {spans(rounds)}")
+    return lines
+
+
+def spans(rounds):
+    counted = [r["spans"] for r in rounds if "spans" in r]
+    if not counted:
+        return ""
+    expected = sum(c["expected"] for c in counted)
+    arrived = sum(c["arrived"] for c in counted)
+    posts = sum(c["posts"] for c in counted)
+    # A sampled share is a matter of chance; whole numbers are not.
+    verdict = "" if arrived == expected or any(c["sampled"] for c in counted) else "  NOT ALL"
+    return f"{arrived} of {expected:.0f} in {posts} posts{verdict}"
+
+
+def latency(rows):
+    lines = [f"  {'':22}" + "".join(f"{name:>10}" for name in ("p50 us", "p99 us", "p99.9 us"))
+             + "".join(f"{'added ' + name:>13}" for name in ("p50", "p99", "p99.9")) + f"{'CPU us':>9}{'errors':>8}  spans arrived"]
+    for name, rounds in rows.items():
+        own = [quantile(rows, name, key) for key in QUANTILES]
+        base = [quantile(rows, "direct", key) for key in QUANTILES]
+        added = "".join(f"{a - b:>13.0f}" if b is not None and name != "direct" else f"{'':>13}" for a, b in zip(own, base))
+        cost = f"{median(rows, name, 'cpu_us'):>9.1f}" if "cpu_us" in rounds[0] else f"{'':>9}"
+        errors = sum(r["load"]["errors"] for r in rounds)
+        lines.append(f"  {name:22}" + "".join(f"{value:>10.0f}" for value in own) + added + f"{cost}{errors:>8}  {spans(rounds)}")
+    return lines
+
+
+QUANTILES = ("p50_us", "p99_us", "p999_us")
+
+
+def quantile(rows, name, key):
+    rounds = rows.get(name)
+    return statistics.median(r["load"][key] for r in rounds) if rounds else None
+
+
+def footprint(rows):
+    keys = ["start_ms", *sorted({k for rounds in rows.values() for r in rounds for k in r if k.endswith("_mib")}, key=memory_order), "size_mb"]
+    lines = [f"  {'':22}" + "".join(f"{key:>18}" for key in keys)]
+    for name in rows:
+        values = [median(rows, name, key) for key in keys]
+        lines.append(f"  {name:22}" + "".join(f"{value:>18.1f}" if value is not None else f"{'':>18}" for value in values))
+    return lines
+
+
+def memory_order(key):
+    digits = "".join(filter(str.isdigit, key))
+    return (key == "closed_mib", int(digits or 0))
+
+
+def instructions(rows):
+    return [f"  {name:22}{median(rows, name, 'instructions'):>12.0f}" for name in rows]
+
+
+def median(rows, name, key):
+    values = [r[key] for r in rows.get(name, []) if key in r]
+    return statistics.median(values) if values else None
+
+
+def spread(rounds, key):
+    values = [r[key] for r in rounds]
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2 / statistics.median(values) * 100
+
+
+def format_ratio(value, other):
+    return f"{value / other:>13.2f}" if value and other else f"{'':>13}"
+
+
+def bars(results):
+    """What issue after issue promised, and what this run shows."""
+    found = results["scenarios"]
+
+    def of(scenario, name, key="cpu_us"):
+        return median(found.get(scenario, {}).get("rows", {}), name, key)
+
+    def added(name):
+        rows = found.get("latency", {}).get("rows", {})
+        own, base = quantile(rows, name, "p99_us"), quantile(rows, "direct", "p99_us")
+        return own - base if own is not None and base is not None else None
+
+    traced, off = "pillion 100%", "pillion off"
+    twice = of("inbound", traced)
+    checks = [
+        ("keep-alive, 100 % against Envoy's OTLP", of("keepalive", traced), of("keepalive", "envoy otlp"), 0.20),
+        ("keep-alive, 100 % against the raw copy", of("keepalive", traced), of("keepalive", "raw-copy"), 2.2),
+        ("keep-alive, 100 % against nginx untraced", of("keepalive", traced), of("keepalive", "nginx"), 1.3),
+        ("instructions, 100 %", of("instructions", traced, "instructions"), 1, 35000),
+        ("100 % against off", of("keepalive", traced), of("keepalive", off), 1.20),
+        ("0.1 % against off", of("keepalive", "pillion 0.1%"), of("keepalive", off), 1.05),
+        ("linked against twice inbound", of("linked", traced), twice and 2 * twice, 1.1),
+        ("added p99 against Envoy's", added(traced), added("envoy otlp"), 0.5),
+        ("h2c both, 100 % against Envoy", of("h2c-both", traced), of("h2c-both", "envoy otlp"), 0.25),
+        ("h2c both, off against HAProxy", of("h2c-both", off), of("h2c-both", "haproxy"), 2.0),
+        ("gRPC, 100 % against Envoy", of("grpc", traced), of("grpc", "envoy otlp"), 0.25),
+        ("gRPC, off against HAProxy", of("grpc", off), of("grpc", "haproxy"), 2.0),
+        ("16 KiB against the raw copy, off", of("body16k", off), of("body16k", "raw-copy"), 1.8),
+        ("new connections against nginx, off", of("close", off), of("close", "nginx"), 1.3),
+        ("idle MiB", of("footprint", traced, "idle_mib"), 1, 12),
+        ("MiB with 10,000 idle connections", of("footprint", traced, "conns_10000_mib"), 1, 80),
+        ("MiB after they close, against idle", of("footprint", traced, "closed_mib"), of("footprint", traced, "idle_mib"), 1.5),
+        ("first answer against Envoy", of("footprint", traced, "start_ms"), of("footprint", "envoy otlp", "start_ms"), 0.2),
+        ("stripped MB", of("footprint", off, "size_mb"), 1, 15),
+        ("1,000 connections against 64", of("conns-1000", traced), of("conns-64", traced), 1.15),
+        ("10,000 connections against 64", of("conns-10000", traced), of("conns-64", traced), 1.15),
+        ("5,000 operations against 1", of("operations-5000", traced), of("operations-1", traced), 1.15),
+        ("8 reporters against 1", of("reporters-8", traced), of("reporters-1", traced), 1.15),
+    ]
+    lines = []
+    for title, value, against, bar in checks:
+        if value is None or not against:
+            continue
+        ratio = value / against
+        lines.append(f"  {title:44}{ratio:>10.2f}  bar {bar:<8g}{'ok' if ratio <= bar else 'MISSED'}")
+    return lines
