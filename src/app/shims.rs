@@ -39,6 +39,12 @@ const SHIMS: &[Shim] = &[
             None => format!("{dir}/python"),
         },
     },
+    Shim {
+        file: "ruby/pillion.rb",
+        text: include_str!("shims/pillion.rb"),
+        variable: "RUBYOPT",
+        value: |dir, held| joined(held, " ", &format!("-r{dir}/ruby/pillion.rb")),
+    },
 ];
 
 /// Tells which request a thread works on. Empty when there was no C compiler to build it.

@@ -136,7 +136,7 @@ install_node() {
 install_debian() {
   local pair command package missing=()
   for pair in cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
-    ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server mariadbd:mariadb-server; do
+    ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server mariadbd:mariadb-server puma:puma; do
     command=${pair%%:*} package=${pair##*:}
     if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
   done

@@ -34,6 +34,8 @@ enum Kind {
     Go(&'static str),
     /// A class in one file.
     Java(&'static str),
+    /// A Rack application behind Puma.
+    Puma(&'static str),
     /// An example of this package.
     Tokio(&'static str),
 }
@@ -102,6 +104,7 @@ pub(crate) const APPS: &[App] = &[
         Kind::Java("App"),
         &[("SERVER", "pool"), ("CLIENT", "client")],
     ),
+    app("ruby-puma", Kind::Puma("puma.ru"), &[]),
     app("tokio", Kind::Tokio("linking-tokio"), &[]),
 ];
 
@@ -135,6 +138,13 @@ impl App {
             Kind::Node(name) => vec![found("node")?, script(name)],
             Kind::Go(folder) => vec![go(folder)?],
             Kind::Java(class) => java(class)?,
+            Kind::Puma(name) => vec![
+                found("puma")?,
+                format!("--bind=tcp://{ADDRESS}:{port}").into(),
+                "--threads=32:32".into(),
+                "--quiet".into(),
+                script(name),
+            ],
             Kind::Tokio(name) => vec![example(name)?],
         })
     }
