@@ -17,7 +17,7 @@ use super::truth::Pattern;
 use super::truth::Truth;
 
 /// Longest wait for spans that are still on their way.
-const SPANS_WITHIN: Duration = Duration::from_secs(5);
+const SPANS_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is measured together.
 #[derive(Debug, Clone, Copy)]
