@@ -34,6 +34,7 @@ def text(results):
         f"{conditions['cores']} x {conditions['cpu']}, Linux {conditions['kernel']}; proxy on core 0, the rest on core 1; "
         f"load average {conditions['load_average'][0]} before, {conditions['load_average_after'][0]} after",
         f"{options['rounds']} rounds, {options['requests']} requests in the cheapest scenario",
+        *doubts(results),
         *(f"{name}: {version}" for name, version in results["versions"].items()),
     ]
     if results["missing"]:
@@ -47,6 +48,18 @@ def text(results):
     if results["failures"]:
         lines += ["FAILED", *(f"  {failure}" for failure in results["failures"]), ""]
     return "\n".join(lines)
+
+
+def doubts(results):
+    """What a reader must know before quoting anything."""
+    found = []
+    if results["options"]["rounds"] < 5:
+        found.append("NOT TO BE QUOTED: fewer than five rounds")
+    conditions = results["conditions"]
+    if max(conditions["load_average"][0], conditions["load_average_after"][0]) > conditions["cores"]:
+        found.append("NOT TO BE QUOTED: the machine was busy with other work; only instruction counts, sizes and span "
+                     "counts hold")
+    return found
 
 
 def cpu(rows):
@@ -113,7 +126,11 @@ def memory_order(key):
 
 
 def instructions(rows):
-    return [f"  {name:22}{median(rows, name, 'instructions'):>12.0f}" for name in rows]
+    off = median(rows, "pillion off", "instructions")
+    return [f"  {'':22}{'':>12}{'/ pillion off':>15}"] + [
+        f"  {name:22}{median(rows, name, 'instructions'):>12.0f}{median(rows, name, 'instructions') / off if off else 0:>15.2f}"
+        for name in rows
+    ]
 
 
 def median(rows, name, key):
@@ -174,7 +191,11 @@ def bars(results):
     ]
     lines = []
     for title, value, against, bar in checks:
-        if value is None or not against:
+        if value is None or against is None:
+            continue
+        if value <= 0 or against <= 0:
+            # Less than without a proxy: noise, whatever the quotient says.
+            lines.append(f"  {title:44}{'':>10}  bar {bar:<8g}NOT MEASURABLE in this run")
             continue
         ratio = value / against
         lines.append(f"  {title:44}{ratio:>10.2f}  bar {bar:<8g}{'ok' if ratio <= bar else 'MISSED'}")

@@ -122,13 +122,22 @@ fn request(path: &str, close: bool) -> Vec<u8> {
 /// Opens all connections and uses each a few times, when that is wanted.
 async fn warm_up(load: &Rc<Load>, conns: usize) -> Vec<Option<Client>> {
     let rounds = pillion_compare::argument("--warm", 0);
+    // All at a time: a proxy then opens as many upstream connections as it will need.
+    let tasks: Vec<_> = (0..conns)
+        .map(|_| {
+            let load = load.clone();
+            tokio::task::spawn_local(async move {
+                let mut client = None;
+                for _ in 0..rounds {
+                    client = load.exchange(client, Instant::now()).await;
+                }
+                client
+            })
+        })
+        .collect();
     let mut clients = Vec::with_capacity(conns);
-    for _ in 0..conns {
-        let mut client = None;
-        for _ in 0..rounds {
-            client = load.exchange(client, Instant::now()).await;
-        }
-        clients.push(client);
+    for task in tasks {
+        clients.push(task.await.expect("a connection's task"));
     }
     if rounds > 0 {
         println!("ready");
