@@ -1,8 +1,8 @@
 //! Zipkin's B3 in its single header, and the reading of both forms.
 //!
 //! `b3: {trace}-{span}[-{state}[-{parent}]]`, or only a state: `0`, `1`, `d`. Readers of B3 meet both forms, so each of the
-//! two formats reads both: the single header wins, and the multiple ones are the fallback when it is malformed. The
-//! parent id is checked, not used; a server span of its own is always made, and no parent id is sent. Jaeger clients'
+//! two formats reads both: the single header wins, and the multiple ones are the fallback when it is malformed. Where both
+//! formats are read, each reads its own form, and their order says which wins. The parent id is checked, not used; a server span of its own is always made, and no parent id is sent. Jaeger clients'
 //! `baggage-*` beside B3 is passed on as it is. Source: openzipkin/b3-propagation, README.
 
 use http::HeaderMap;
@@ -59,6 +59,10 @@ impl Format for B3 {
         extract(headers)
     }
 
+    fn extract_own(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+        extract_single(headers)
+    }
+
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
         let state: &[u8] = match context.state {
             SamplingState::Accept => b"-1",
@@ -77,16 +81,19 @@ impl Format for B3 {
 
 /// Reads the single header, or the multiple ones when it is absent or malformed.
 pub(super) fn extract(headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
-    let malformed = ExtractError::Malformed("b3");
-    let single = match headers.get(&SINGLE).map(|value| value.as_bytes()) {
-        Some(value) if value.len() > MAX_LEN => Err(malformed),
-        Some(value) => parse_single(value.trim_ascii()).ok_or(malformed).map(Some),
-        None => Ok(None),
-    };
-    match single {
+    match extract_single(headers) {
         Ok(Some(found)) => Ok(Some(found)),
         Ok(None) => extract_multi(headers),
         Err(error) => extract_multi(headers).ok().flatten().map(Some).ok_or(error),
+    }
+}
+
+fn extract_single(headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+    let malformed = ExtractError::Malformed("b3");
+    match headers.get(&SINGLE).map(|value| value.as_bytes()) {
+        Some(value) if value.len() > MAX_LEN => Err(malformed),
+        Some(value) => parse_single(value.trim_ascii()).ok_or(malformed).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -134,7 +141,8 @@ fn trace_id(digits: &[u8]) -> Option<TraceId> {
     wire::trace_id(digits)
 }
 
-fn extract_multi(headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+/// Reads the multiple headers alone.
+pub(super) fn extract_multi(headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
     let state = read_state(headers)?;
     let (trace, span) = (first(&TRACE_ID, headers), first(&SPAN_ID, headers));
     let parent = first(&PARENT_SPAN_ID, headers);

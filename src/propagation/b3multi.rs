@@ -39,6 +39,10 @@ impl Format for B3Multi {
         b3::extract(headers)
     }
 
+    fn extract_own(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+        b3::extract_multi(headers)
+    }
+
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
         Line::new()
             .push_trace_id(context.trace_id)

@@ -88,6 +88,14 @@ pub trait Format: Sync {
     /// Headers are present but malformed; the caller counts it and tries the next format.
     fn extract(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError>;
 
+    /// Like [`Format::extract`], without the [`Format::companions`]: where a format that writes those is read too.
+    ///
+    /// # Errors
+    /// As [`Format::extract`].
+    fn extract_own(&self, headers: &HeaderMap) -> Result<Option<Found>, ExtractError> {
+        self.extract(headers)
+    }
+
     /// Reads the baggage in this format's own headers into `items`; items that are malformed or beyond the limits are left out.
     ///
     /// # Errors

@@ -42,6 +42,8 @@ pub struct Extraction {
 pub struct Propagator {
     /// In reading order.
     extract: Vec<&'static dyn Format>,
+    /// Both forms of B3 are read, each by itself.
+    is_split: bool,
     inject: Vec<&'static dyn Format>,
     /// Every configured format once: whose baggage headers count as the program's own.
     all: Vec<&'static dyn Format>,
@@ -75,6 +77,7 @@ impl Propagator {
         let letters = first_letters(&all);
         Self {
             names_endpoint: inject.iter().any(|format| format.names_endpoint()),
+            is_split: is_split(&extract),
             extract,
             inject,
             all,
@@ -108,7 +111,11 @@ impl Propagator {
             if present & (1 << index) == 0 {
                 continue;
             }
-            let found = format.extract(headers);
+            let found = if self.is_split {
+                format.extract_own(headers)
+            } else {
+                format.extract(headers)
+            };
             items.begin_source();
             let baggage = format.baggage(headers, &mut items);
             if found.is_err() || baggage.is_err() {
@@ -303,6 +310,18 @@ fn resolve(names: &[Name]) -> Vec<&'static dyn Format> {
         }
     }
     formats
+}
+
+/// True when one of these formats writes all that another reads besides its own.
+fn is_split(formats: &[&'static dyn Format]) -> bool {
+    formats.iter().any(|reader| {
+        let companions = reader.companions();
+        let writes_them = |writer: &&'static dyn Format| {
+            let mut names = companions.iter();
+            names.all(|name| writer.writes().contains(name))
+        };
+        !companions.is_empty() && formats.iter().any(writes_them)
+    })
 }
 
 fn first_letters(formats: &[&'static dyn Format]) -> [bool; 128] {

@@ -1,7 +1,9 @@
 //! B3 in both forms, rule by rule.
 
 use pillion::model::SamplingState;
+use pillion::propagation::Config;
 use pillion::propagation::Found;
+use pillion::propagation::Propagator;
 
 use super::SPAN;
 use super::TRACE;
@@ -179,6 +181,30 @@ fn the_single_header_wins_and_the_others_are_the_fallback() {
     ] {
         check(&[&multi[..], &[("b3", single)]].concat(), expected, why);
     }
+}
+
+#[test]
+fn where_both_forms_are_read_each_format_reads_its_own() {
+    let other = "00000000000000000000000000000abc";
+    let multi = [("x-b3-traceid", other), ("x-b3-spanid", SPAN)];
+    let single = format!("{TRACE}-{SPAN}-1");
+    let both = headers(&[&multi[..], &[("b3", &single)]].concat());
+    for (list, winner, trace, conflict) in [
+        ("b3", "b3", TRACE, false),
+        ("b3multi", "b3multi", TRACE, false),
+        ("b3,b3multi", "b3", TRACE, true),
+        ("b3multi,b3", "b3multi", other, true),
+        // SOFATracer knows some of the names, not the form.
+        ("b3,sofatracer", "b3", TRACE, false),
+    ] {
+        let answer = Propagator::new(&Config::from_list(list).0).extract(&both);
+        assert_eq!(answer.format, Some(winner), "{list}");
+        let parent = answer.extracted.parent.unwrap();
+        assert_eq!(parent.trace_id.to_string(), trace, "{list}");
+        assert_eq!(answer.conflict, conflict, "{list}");
+    }
+    let fallback = Propagator::new(&Config::from_list("b3,sofatracer").0).extract(&headers(&multi));
+    assert_eq!(fallback.format, Some("b3"), "nobody else reads them");
 }
 
 #[test]
