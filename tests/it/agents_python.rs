@@ -133,7 +133,7 @@ fn agents_read_the_headers_written_here_and_theirs_are_read() {
         answer["read"]["xray"],
         json!([root, SPAN, 1, { "Lineage": "1:a:0" }])
     );
-    let segment = format!("{TRACE}{SPAN}");
+    let segment = format!("{TRACE}.{}.{}", 0xb7ad_6b71_u32, 0x6920_3331);
     let expected = json!([true, TRACE, segment, 0, "unknown_service", "GET /users", { "k": "v" }]);
     assert_eq!(answer["read"]["skywalking"], expected);
 

@@ -142,7 +142,7 @@ async fn skywalking_streams_or_posts_a_segment_for_each_span() {
     assert_eq!(received[0].path, "/v3/segments");
     let list: Vec<Value> = serde_json::from_slice(&received[0].message()).unwrap();
     assert_eq!(list.len(), 3);
-    assert_eq!(list[0]["spans"][0]["spanType"], "Entry");
+    assert_eq!(list[0]["spans"][0]["spanType"], 0, "an entry");
     assert_eq!(list[0]["serviceInstance"], "1");
     let refused = Reply::Grpc(16, None, Where::Headers);
     let yaml = "skywalking: { endpoint: '{url}' }";

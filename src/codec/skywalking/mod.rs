@@ -1,7 +1,8 @@
 //! SkyWalking v3: how its text ids and ours stand for each other, and the `sw8` header that carries them.
 //!
 //! SkyWalking knows a span by its segment's text and a number in it. Each span of ours is a segment of its own with the
-//! number 0, so that neither header nor report waits for anybody: its segment id is the trace's 32 digits and the span's 16.
+//! number 0, so that neither header nor report waits for anybody: its segment id is the trace's 32 digits and the span's
+//! two halves as decimal numbers, in the shape of the Java agent's, because collectors that make numbers of it know no other.
 //! Foreign ids of other shapes are digested; the header that brought them is carried along, for the trace's name must leave
 //! as it came. Source: apache/skywalking `docs/en/api/x-process-propagation-headers-v3.md`.
 
@@ -103,13 +104,20 @@ impl Reference {
 
     /// The caller's span in our terms: one of ours by its number, any other a digest.
     pub fn span_id(&self) -> SpanId {
-        let trace = self.trace_id().map(|id| id.to_string());
-        let ours = self.segment.split_at_checked(32);
-        ours.filter(|(head, rest)| {
-            self.span == 0 && Some(*head) == trace.as_deref() && rest.len() == 16
-        })
-        .and_then(|(_, span)| SpanId::from_hex(span.as_bytes()))
-        .unwrap_or_else(|| SpanId::of_text(&format!("{}-{}", self.segment, self.span)))
+        self.own_span_id()
+            .unwrap_or_else(|| SpanId::of_text(&format!("{}-{}", self.segment, self.span)))
+    }
+
+    fn own_span_id(&self) -> Option<SpanId> {
+        let (trace, halves) = self.segment.split_once('.')?;
+        let (high, low) = halves.split_once('.')?;
+        let halves: (u32, u32) = (high.parse().ok()?, low.parse().ok()?);
+        let span_id = SpanId::from_u64(u64::from(halves.0) << 32 | u64::from(halves.1))?;
+        let trace_id = TraceId::from_hex(trace.as_bytes())?;
+        let is_ours = self.span == 0
+            && self.trace_id() == Some(trace_id)
+            && self.segment == segment_text(trace_id, span_id);
+        is_ours.then_some(span_id)
     }
 }
 
@@ -126,7 +134,8 @@ pub fn trace_text(context: &SpanContext) -> String {
 
 /// The segment that holds the span of these ids alone.
 pub fn segment_text(trace_id: TraceId, span_id: SpanId) -> String {
-    format!("{trace_id}{span_id}")
+    let span = span_id.to_u64();
+    format!("{trace_id}.{}.{}", span >> 32, span & 0xffff_ffff)
 }
 
 /// Key and value of one `sw8-correlation` item; `None`: malformed.
@@ -181,8 +190,23 @@ mod tests {
         assert_ne!(reference.span_id(), foreign, "the number counts");
         reference.trace = trace_id.to_string();
         reference.segment = segment_text(trace_id, span_id);
+        assert_eq!(reference.segment, "00000000000000010000000000000002.0.3");
         reference.span = 0;
         assert_eq!(reference.span_id(), span_id);
+        let own = reference.segment.clone();
+        for (segment, why) in [
+            (own.replace(".0.3", ".0.03"), "not as it would be written"),
+            (
+                own.replace(".0.3", ".0.3000000000"),
+                "more than half a span",
+            ),
+            (own.replace(".0.3", ".0.0"), "no span is 0"),
+            (own.replace(".0.3", "0000000000000003"), "no dots"),
+        ] {
+            reference.segment = segment;
+            assert_ne!(reference.span_id(), span_id, "{why}");
+        }
+        reference.segment = own;
         reference.trace = "a.b.c".into();
         assert_ne!(reference.span_id(), span_id, "not of this trace");
         assert_eq!(reference.trace_id(), Some(TraceId::of_text("a.b.c")));

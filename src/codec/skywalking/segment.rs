@@ -1,5 +1,6 @@
 //! Spans as SkyWalking segments, protobuf and JSON from the same structs.
 //!
+//! In JSON too kinds are numbers: SkyWalking's backend reads names and numbers, the OpenTelemetry Collector numbers alone.
 //! Each span is a segment of its own (see the folder's first paragraph) with span number 0; its parent is a reference: the
 //! caller's own words where a `sw8` header brought them, else the segment that the parent's ids make. Times are
 //! milliseconds. Source: apache/skywalking-data-collect-protocol `language-agent/Tracing.proto`; skywalking
@@ -9,7 +10,6 @@ use std::sync::Arc;
 
 use prost::Message;
 use serde::Serialize;
-use serde::Serializer;
 
 use crate::codec::skywalking::carried;
 use crate::codec::skywalking::segment_text;
@@ -68,10 +68,8 @@ struct Span {
     #[prost(string, tag = "7")]
     peer: String,
     #[prost(int32, tag = "8")]
-    #[serde(serialize_with = "type_name")]
     span_type: i32,
     #[prost(int32, tag = "9")]
-    #[serde(serialize_with = "layer_name")]
     span_layer: i32,
     #[prost(int32, tag = "10")]
     component_id: i32,
@@ -89,7 +87,6 @@ struct Span {
 #[serde(rename_all = "camelCase")]
 struct Reference {
     #[prost(int32, tag = "1")]
-    #[serde(serialize_with = "reference_name")]
     ref_type: i32,
     #[prost(string, tag = "2")]
     trace_id: String,
@@ -249,26 +246,6 @@ fn log(event: &model::Event) -> Log {
     }
 }
 
-fn type_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match number {
-        0 => "Entry",
-        1 => "Exit",
-        _ => "Local",
-    })
-}
-
-fn layer_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(if *number == HTTP { "Http" } else { "Unknown" })
-}
-
-fn reference_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(if *number == CROSS_THREAD {
-        "CrossThread"
-    } else {
-        "CrossProcess"
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,17 +287,14 @@ mod tests {
             ("/0/traceId", "0af7651916cd43dd8448eb211c80319c"),
             (
                 "/0/traceSegmentId",
-                "0af7651916cd43dd8448eb211c80319cbda7d714c4652197",
+                "0af7651916cd43dd8448eb211c80319c.3181893396.3294962071",
             ),
             ("/0/service", "svc-a"),
-            ("/0/spans/0/spanType", "Exit"),
-            ("/0/spans/0/spanLayer", "Http"),
             ("/0/spans/0/peer", "stock:80"),
             ("/0/spans/0/operationName", "GET /users/{id}"),
-            ("/0/spans/0/refs/0/refType", "CrossProcess"),
             (
                 "/0/spans/0/refs/0/parentTraceSegmentId",
-                "0af7651916cd43dd8448eb211c80319cb29a2a6e589ef16b",
+                "0af7651916cd43dd8448eb211c80319c.2996447854.1486811499",
             ),
             ("/0/spans/0/tags/0/key", "http.method"),
             ("/0/spans/0/tags/1/value", "503"),
@@ -331,6 +305,9 @@ mod tests {
         }
         assert_eq!(list[0]["spans"][0]["startTime"], 1_795_165_654_108_i64);
         assert_eq!(list[0]["spans"][0]["parentSpanId"], -1);
+        assert_eq!(list[0]["spans"][0]["spanType"], 1);
+        assert_eq!(list[0]["spans"][0]["spanLayer"], HTTP);
+        assert_eq!(list[0]["spans"][0]["refs"][0]["refType"], CROSS_PROCESS);
         assert_eq!(list[0]["spans"][0]["isError"], true);
         let protobuf = encode_segments(&[Arc::new(span)]);
         assert_eq!(
@@ -361,11 +338,7 @@ mod tests {
         let segment = Segment::of(&span);
         let reference = &segment.spans[0].refs[0];
         assert_eq!(reference.ref_type, CROSS_THREAD);
-        assert!(
-            reference
-                .parent_trace_segment_id
-                .ends_with("0000000000000009")
-        );
+        assert!(reference.parent_trace_segment_id.ends_with(".0.9"));
         assert_eq!(reference.parent_service, "svc-a");
     }
 }
