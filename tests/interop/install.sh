@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# Installs the real counterparts that the interop tests use: Jaeger v2, Python and Node clients, command-line tools.
+# Installs the real counterparts that the interop tests use: Jaeger v2 and v1, an OpenTelemetry Collector, Zipkin, Python
+# and Node clients, command-line tools.
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
-#   bin/jaeger    python/bin/python    agents/bin/python    node/node_modules    linking/bin/python    log/*.log
+#   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
+#   node/node_modules    linking/bin/python    log/*.log
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
-# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts: jaeger python agents node linking debian (default: all).
+# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tools=${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}
 jaeger_module=github.com/jaegertracing/jaeger
 jaeger_commit=798e4b0fcf22609e381df764a01461affd813e1e # v2.20.0
+zipkin_version=3.5.1
 skipped=0
 
 main() {
-  mkdir -p "$tools/bin" "$tools/log" || exit 1
-  local part
-  if [[ $# = 0 ]]; then set -- debian jaeger python agents node linking; fi
+  mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking)
+  if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
-    case $part in
-      jaeger | python | agents | node | linking | debian) "install_$part" ;;
-      *)
-        echo "unknown part: $part (jaeger, python, agents, node, linking, debian)" >&2
-        exit 2
-        ;;
-    esac
+    if [[ " ${parts[*]} " != *" $part "* ]]; then
+      echo "unknown part: $part (${parts[*]})" >&2
+      exit 2
+    fi
   done
+  for part in "$@"; do "install_$part"; done
   [[ $skipped = 0 || ${PILLION_TEST_REQUIRE:-} != 1 ]]
 }
 
@@ -58,7 +59,7 @@ install_jaeger() {
     return
   fi
   echo "note: jaeger v2.20.0 cannot be installed: $(reason jaeger-2.20)"
-  if try jaeger-2.13 jaeger_by_wrapper; then
+  if try jaeger-2.13 by_wrapper jaeger "$jaeger_module" cmd/jaeger "$bin"; then
     echo "v2.13.0 (module v1.76.0)" >"$bin.version"
     have "jaeger v2.13.0"
     return
@@ -70,17 +71,103 @@ jaeger_by_commit() {
   GOBIN=$tools/bin nice go install -trimpath -ldflags='-s -w' "$jaeger_module/cmd/jaeger@$jaeger_commit"
 }
 
+# The collector's modules at the newest version that the module proxy has all of; the builder writes the program.
+install_otelcol() {
+  local bin=$tools/bin/otelcol wanted=$here/otelcol/builder.yaml
+  if [[ -x $bin ]] && cmp -s "$wanted" "$bin.yaml"; then
+    have "otelcol ($(sed -n 's/^  version: //p' "$wanted"))"
+    return
+  fi
+  if ! command -v go >/dev/null; then
+    skip "otelcol: no Go toolchain"
+    return
+  fi
+  echo "building otelcol, this takes minutes"
+  if try otelcol otelcol_by_builder "$wanted"; then
+    cp "$wanted" "$bin.yaml"
+    have "otelcol ($(sed -n 's/^  version: //p' "$wanted"))"
+    return
+  fi
+  skip "otelcol: $(reason otelcol)"
+}
+
+# otelcol_by_builder CONFIG. Checksums as for the wrapper below.
+otelcol_by_builder() {
+  local config=$1 build version module module_version
+  build=$(mktemp -d) || return
+  version=$(sed -n 's/^  version: //p' "$config")
+  (
+    set -e
+    cd "$build"
+    GOBIN=$build nice go install "go.opentelemetry.io/collector/cmd/builder@v$version"
+    ./builder --config "$config" --skip-compilation --skip-get-modules
+    cd out
+    { cat go.sum 2>/dev/null || true; } >sums
+    while read -r module module_version; do
+      cat "$(module_dir "$module@$module_version")/go.sum" >>sums
+    done < <(sed -n 's/^ *- gomod: //p' "$config")
+    sort -u sums >go.sum
+    GOFLAGS="${GOFLAGS:-} -mod=mod" nice go build -p 2 -trimpath -ldflags='-s -w' -o "$tools/bin/otelcol" .
+  )
+  local status=$?
+  rm -rf "$build"
+  return $status
+}
+
+# module_dir MODULE@VERSION: downloads it; the directory it lies in.
+module_dir() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p'; }
+
+# The last line of Jaeger before 2, for who still runs it.
+install_jaeger1() {
+  local bin=$tools/bin/jaeger-all-in-one
+  if [[ -x $bin ]]; then
+    have "jaeger-all-in-one ($(cat "$bin.version" 2>/dev/null || echo unknown version))"
+    return
+  fi
+  if ! command -v go >/dev/null; then
+    skip "jaeger-all-in-one: no Go toolchain"
+    return
+  fi
+  echo "building jaeger-all-in-one, this takes minutes"
+  if try jaeger-1 by_wrapper jaeger1 "$jaeger_module" cmd/all-in-one "$bin"; then
+    sed -n "s|^require $jaeger_module ||p" "$here/jaeger1/go.mod" >"$bin.version"
+    have "jaeger-all-in-one ($(cat "$bin.version"))"
+    return
+  fi
+  skip "jaeger-all-in-one: $(reason jaeger-1)"
+}
+
+install_zipkin() {
+  local jar=$tools/lib/zipkin.jar
+  if [[ $(cat "$jar.version" 2>/dev/null) = "$zipkin_version" ]]; then
+    have "zipkin ($zipkin_version)"
+    return
+  fi
+  if ! command -v mvn >/dev/null || ! command -v java >/dev/null; then
+    skip "zipkin: no Java or no Maven"
+    return
+  fi
+  if try zipkin mvn --batch-mode org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
+    "-Dartifact=io.zipkin:zipkin-server:$zipkin_version:jar:exec" "-DoutputDirectory=$tools/lib"; then
+    mv "$tools/lib/zipkin-server-$zipkin_version-exec.jar" "$jar" && echo "$zipkin_version" >"$jar.version"
+    have "zipkin ($zipkin_version)"
+    return
+  fi
+  skip "zipkin: $(grep -m 1 ERROR "$tools/log/zipkin.log" | cut -c 1-200)"
+}
+
 # The wrapper takes the checksums from the module's own go.sum (itself verified on download), because the checksum
 # database does not know every module that it needs.
-jaeger_by_wrapper() {
-  local build module_dir version
+# by_wrapper FOLDER MODULE PACKAGE BINARY
+by_wrapper() {
+  local folder=$1 module=$2 package=$3 binary=$4 build version dir
   build=$(mktemp -d) || return
-  version=$(sed -n "s|^require $jaeger_module ||p" "$here/jaeger/go.mod")
-  cp "$here/jaeger/go.mod" "$here/jaeger/tools.go" "$build/" &&
-    module_dir=$(cd "$build" && go mod download -json "$jaeger_module@$version" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p') &&
-    install -m 644 "$module_dir/go.sum" "$build/go.sum" &&
+  version=$(sed -n "s|^require $module ||p" "$here/$folder/go.mod")
+  cp "$here/$folder/go.mod" "$here/$folder/tools.go" "$build/" &&
+    dir=$(cd "$build" && module_dir "$module@$version") &&
+    install -m 644 "$dir/go.sum" "$build/go.sum" &&
     (cd "$build" && GOFLAGS="${GOFLAGS:-} -mod=mod" \
-      nice go build -trimpath -ldflags='-s -w' -o "$tools/bin/jaeger" "$jaeger_module/cmd/jaeger")
+      nice go build -p 2 -trimpath -ldflags='-s -w' -o "$binary" "$module/$package")
   local status=$?
   rm -rf "$build"
   return $status
@@ -136,7 +223,7 @@ install_node() {
 install_debian() {
   local pair command package missing=()
   for pair in cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
-    ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server mariadbd:mariadb-server puma:puma; do
+    java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server mariadbd:mariadb-server puma:puma; do
     command=${pair%%:*} package=${pair##*:}
     if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
   done

@@ -11,6 +11,7 @@ mod agents_python;
 mod cli;
 mod codec_python;
 mod config_files;
+mod counterparts;
 mod demo;
 mod deploy;
 mod docs;

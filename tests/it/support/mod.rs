@@ -13,6 +13,8 @@ pub(crate) mod otlp;
 pub(crate) mod pillion;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod seen;
+pub(crate) mod server;
 pub(crate) mod skip;
 pub(crate) mod spans;
 pub(crate) mod upstream;
