@@ -32,6 +32,7 @@ mod reporter_jaeger;
 mod reporter_wires;
 mod scenario_clients;
 mod scenario_flask;
+mod scenario_formats;
 mod scenario_sampling;
 mod scenario_signals;
 mod scenario_tracers;
