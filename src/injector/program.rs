@@ -60,34 +60,39 @@ fn load_shims(
         ));
     }
     let env = format!("{pointer}/env");
-    for (name, _) in shims(sidecar::SHIMS_DIR, &BTreeMap::new()) {
+    let names = shims(sidecar::SHIMS_DIR, &BTreeMap::new());
+    let mut found: Vec<_> = names
+        .iter()
+        .map(|(name, _)| (container.variable(name), *name))
+        .collect();
+    // From behind, as inserting moves what comes after; what is new goes to the end.
+    found.sort_by_key(|(held, _)| std::cmp::Reverse(held.map(|(index, _)| index)));
+    for (held, name) in found {
         let value = |held: Option<&str>| {
             let env = held.map(|held| (name.to_owned(), held.to_owned()));
             let variables = shims(sidecar::SHIMS_DIR, &env.into_iter().collect());
-            let found = variables.into_iter().find(|(other, _)| *other == name);
-            found.map_or_else(String::new, |(_, value)| value)
+            let ours = variables.into_iter().find(|(other, _)| *other == name);
+            let value = ours.map_or_else(String::new, |(_, value)| value);
+            json!({ "name": name, "value": value })
         };
-        match container.variable(name) {
-            None => draft.push(&env, json!({ "name": name, "value": value(None) })),
-            Some((index, held)) => match source(held) {
-                Source::Text(text) => {
-                    let entry = json!({ "name": name, "value": value(Some(text)) });
-                    put(draft, &env, index, name, entry);
-                }
-                Source::Reference => {
-                    // It goes on under another name, which ours then refers to.
-                    let other = format!("{HELD}{name}");
-                    let mut renamed = held.clone();
-                    renamed["name"] = json!(other);
-                    put(draft, &env, index, name, renamed);
-                    let ours = value(Some(&format!("$({other})")));
-                    draft.push(&env, json!({ "name": name, "value": ours }));
-                }
-                Source::Optional => warnings.push(format!(
-                    "container {}: {name} may be missing where it comes from, so nothing is added to it",
-                    container.name()
-                )),
-            },
+        let Some((index, held)) = held else {
+            draft.push(&env, value(None));
+            continue;
+        };
+        match source(held) {
+            Source::Text(text) => draft.put(&env, &index.to_string(), value(Some(text))),
+            Source::Reference => {
+                // It goes on under another name, which ours refers to; what refers to it comes later.
+                let other = format!("{HELD}{name}");
+                let mut renamed = held.clone();
+                renamed["name"] = json!(other);
+                draft.put(&env, &index.to_string(), renamed);
+                draft.insert(&env, index + 1, value(Some(&format!("$({other})"))));
+            }
+            Source::Optional => warnings.push(format!(
+                "container {}: {name} may be missing where it comes from, so nothing is added to it",
+                container.name()
+            )),
         }
     }
 }
@@ -109,13 +114,6 @@ fn source(variable: &Value) -> Source<'_> {
         true => Source::Optional,
         false => Source::Reference,
     }
-}
-
-/// Replaces a variable at the place where it stands by now: what refers to it must come after it.
-fn put(draft: &mut Draft, env: &str, index: usize, name: &str, entry: Value) {
-    let held = draft.at(&format!("{env}/{index}/name"));
-    debug_assert_eq!(held.and_then(Value::as_str), Some(name));
-    draft.put(env, &index.to_string(), entry);
 }
 
 /// `HTTP_PROXY`, where the container names no other proxy.
