@@ -10,6 +10,7 @@ pub mod app;
 pub mod config;
 
 pub mod admin;
+pub mod injector;
 
 pub mod proxy;
 

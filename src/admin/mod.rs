@@ -14,6 +14,7 @@ mod guard;
 mod hooks;
 mod otlp;
 mod page;
+mod probes;
 mod respond;
 mod routes;
 mod search;
@@ -22,7 +23,7 @@ mod store;
 pub mod view;
 
 pub use hooks::{Build, Hooks, Outcome, Readiness, SetLogLevel, State};
-pub use server::serve;
+pub use server::{serve, serve_probes};
 pub use store::{Operation, Stats, Store, Trace};
 
 /// The admin listener.
@@ -39,6 +40,16 @@ pub struct Config {
     ///
     /// Unit: host names without port. Default: none. Reload: restart.
     pub allowed_hosts: Vec<String>,
+    /// Address of a second port with `/livez`, `/readyz`, `/healthz` and `/metrics` alone, for kubelets and Prometheus to
+    /// reach; an empty text turns it off.
+    ///
+    /// Unit: `host:port`. Default: empty. Reload: restart.
+    pub probe_listen: String,
+    /// Ports of the program that `/tcp/PORT` on the port for probes connects to, at the address it was asked on. A TCP
+    /// probe of the program itself would find its redirected port open whether or not the program listens.
+    ///
+    /// Unit: ports. Default: none. Reload: restart.
+    pub tcp_probes: Vec<u16>,
 }
 
 impl Default for Config {
@@ -46,6 +57,8 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:15690".to_owned(),
             allowed_hosts: Vec::new(),
+            probe_listen: String::new(),
+            tcp_probes: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The admin listener: accepts within limits, speaks HTTP/1, hands each request to the routes.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::admin::Hooks;
 use crate::admin::Store;
 use crate::admin::guard;
 use crate::admin::otlp;
+use crate::admin::probes;
 use crate::admin::respond;
 use crate::admin::respond::Answer;
 use crate::admin::routes;
@@ -58,8 +60,19 @@ pub(super) struct Shared {
     /// `None` when the view is off.
     pub(super) store: Option<Arc<Store>>,
     pub(super) otlp: bool,
+    pub(super) tcp_probes: Vec<u16>,
+    reach: Reach,
     /// Span batches read or decoded at once, as each takes a multiple of its size in memory.
     batches: Semaphore,
+}
+
+/// What a port offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Everything.
+    All,
+    /// What probes and Prometheus ask for.
+    Probes,
 }
 
 /// Serves the admin port until cancelled, then lets open requests finish for a moment.
@@ -78,6 +91,8 @@ pub async fn serve(
         allowed_hosts: config.allowed_hosts.clone(),
         hooks,
         otlp: view.otlp,
+        tcp_probes: Vec::new(),
+        reach: Reach::All,
         batches: Semaphore::new(otlp::CONCURRENT),
         store,
     });
@@ -86,6 +101,34 @@ pub async fn serve(
         let cancel = cancel.clone();
         tasks.spawn(async move { store.keep(cancel).await });
     }
+    accept(listener, shared, tasks, cancel).await;
+}
+
+/// Serves the port for probes until cancelled.
+pub async fn serve_probes(
+    listener: TcpListener,
+    config: &Config,
+    hooks: Hooks,
+    cancel: CancellationToken,
+) {
+    let shared = Arc::new(Shared {
+        allowed_hosts: config.allowed_hosts.clone(),
+        hooks,
+        otlp: false,
+        tcp_probes: config.tcp_probes.clone(),
+        reach: Reach::Probes,
+        batches: Semaphore::new(0),
+        store: None,
+    });
+    accept(listener, shared, TaskTracker::new(), cancel).await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut failing = false;
     loop {
@@ -131,9 +174,11 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, cancel: Cancellation
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "tcp nodelay not set");
     }
+    let local = stream.local_addr().map(|addr| addr.ip().to_canonical());
+    let local = local.ok();
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(handle(request, &shared).await) }
+        async move { Ok::<_, Infallible>(handle(request, &shared, local).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -157,7 +202,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, cancel: Cancellation
     }
 }
 
-async fn handle(request: Request<Incoming>, shared: &Shared) -> Answer {
+async fn handle(request: Request<Incoming>, shared: &Shared, local: Option<IpAddr>) -> Answer {
     let method = request.method().clone();
     if let Err(refusal) = guard::check(&request, &shared.allowed_hosts) {
         let status = match refusal {
@@ -169,7 +214,7 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> Answer {
     let (parts, body) = request.into_parts();
     let mut limit = MAX_BODY;
     let mut batch = None;
-    if parts.uri.path() == otlp::PATH {
+    if parts.uri.path() == otlp::PATH && shared.reach == Reach::All {
         let Ok(permit) = shared.batches.try_acquire() else {
             return close(otlp::busy(&parts.headers));
         };
@@ -184,7 +229,10 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> Answer {
         }
     };
     let request = Request::from_parts(parts, body);
-    let answer = routes::dispatch(request, shared).await;
+    let answer = match shared.reach {
+        Reach::All => routes::dispatch(request, shared).await,
+        Reach::Probes => probes::dispatch(&request, shared, local).await,
+    };
     drop(batch);
     respond::for_method(answer, &method)
 }

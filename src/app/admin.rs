@@ -1,15 +1,27 @@
 //! What the admin port shows and triggers, bound to one running proxy.
 
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::Weak;
 
 use serde_json::json;
 use tokio::sync::Notify;
+use tracing::info;
 
+use crate::admin;
 use crate::admin::Build;
 use crate::admin::Hooks;
+use crate::app::build;
+use crate::app::build::BuildError;
+use crate::app::run::RunError;
 use crate::app::run::Running;
+use crate::config::Config;
 use crate::config::Trigger;
+use crate::model::HostPort;
+use crate::net::listen;
+use crate::net::listen::Reach;
 use crate::telemetry::logs::Directives;
 use crate::telemetry::logs::Logs;
 
@@ -65,7 +77,40 @@ fn with<T: Clone + Send + Sync + 'static>(
     })
 }
 
+/// The socket of the port for probes; `None` when it is switched off.
+pub(super) fn probe_socket(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    if config.admin.probe_listen.is_empty() {
+        return Ok(None);
+    }
+    let at: HostPort = config
+        .admin
+        .probe_listen
+        .parse()
+        .map_err(BuildError::from)?;
+    let address: SocketAddr = build::resolve(&at)?;
+    let bound = listen::bind_redirected(address, 1, Reach::Own);
+    let setting = "admin.probe_listen";
+    let mut sockets = bound.map_err(|source| BuildError::Bind { setting, source })?;
+    Ok(sockets.pop())
+}
+
 impl Running {
+    /// The port for probes, until the proxy ends.
+    pub(super) fn serve_probes(
+        self: &Arc<Self>,
+        socket: TcpListener,
+        control: Control,
+        build: Build,
+    ) -> io::Result<()> {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let address = socket.local_addr()?;
+        info!(%address, role = "probes", "listening");
+        let hooks = hooks(self, control, build);
+        let (config, cancel) = (self.config.lock().admin.clone(), self.cancel.clone());
+        tokio::spawn(async move { admin::serve_probes(socket, &config, hooks, cancel).await });
+        Ok(())
+    }
+
     /// Listeners and exchanges, for `/connections`.
     fn connections(&self) -> serde_json::Value {
         let listeners: Vec<_> = self

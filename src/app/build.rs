@@ -367,7 +367,7 @@ fn setting(role: &Role) -> &'static str {
 }
 
 /// A listening address: the first that the name has.
-fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
+pub(super) fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
     let failed = |source| BuildError::Resolve {
         addr: at.clone(),
         source,

@@ -25,6 +25,7 @@ use crate::admin::State;
 use crate::admin::Store;
 use crate::app::admin::Control;
 use crate::app::admin::hooks;
+use crate::app::admin::probe_socket;
 use crate::app::build;
 use crate::app::build::BuildError;
 use crate::app::build::Lasting;
@@ -82,7 +83,7 @@ pub enum RunError {
 
 /// A proxy at work. Stop it with [`Running::stop`]; dropping it cuts everything.
 pub struct Running {
-    config: Mutex<Config>,
+    pub(super) config: Mutex<Config>,
     /// The effective configuration as text, secrets redacted.
     dump: Mutex<String>,
     metrics: Metrics,
@@ -97,7 +98,7 @@ pub struct Running {
     tls: Vec<ServerTls>,
     drain: Drain,
     /// Ends pollers, the admin port and other tasks of the control thread.
-    cancel: CancellationToken,
+    pub(super) cancel: CancellationToken,
     stop_workers: CancellationToken,
     workers: Mutex<Vec<JoinHandle<()>>>,
     sampling: Mutex<Sampling>,
@@ -311,8 +312,12 @@ impl Running {
             ("rustc", &build.rustc),
         ]);
         let admin = admin_socket(&loaded.config)?;
+        let probes = probe_socket(&loaded.config)?;
         let running = Self::start_beside(loaded.config, metrics, inside).await?;
         *running.dump.lock() = dump;
+        if let Some(socket) = probes {
+            running.serve_probes(socket, control.clone(), build.clone())?;
+        }
         if let Some(socket) = admin {
             running.serve_admin(socket, control, build)?;
         }

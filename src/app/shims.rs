@@ -72,6 +72,15 @@ pub fn write_to(dir: &Path) -> Result<Vec<(&'static str, String)>, ShimError> {
     Ok(variables(&dir, &BTreeMap::new()))
 }
 
+/// The variables that make the runtimes of a program load what [`write_to`] wrote to `dir`, where the program's
+/// environment holds `env`.
+pub(super) fn variables_in(
+    dir: &str,
+    env: &BTreeMap<String, String>,
+) -> Vec<(&'static str, String)> {
+    variables(Path::new(dir), env)
+}
+
 /// The shims of one program, in a directory that goes when this is dropped.
 pub(super) struct Folder {
     dir: PathBuf,

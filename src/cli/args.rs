@@ -70,6 +70,17 @@ pub(crate) enum Command {
     /// A sidecar of the demo
     #[command(hide = true)]
     DemoSidecar(DemoSidecarArgs),
+    /// Serves the admission webhook that puts the proxy into pods of Kubernetes
+    ///
+    /// The API server asks it, over HTTPS, about each pod to be created: at /mutate for pods that carry the annotation or
+    /// label pillion.dev/inject: "true", at /mutate/namespace for all that do not carry "false". A pod that cannot be
+    /// injected passes as it is, with a warning. /healthz, /readyz and /metrics answer on the same port. Changed
+    /// certificates are taken over while it runs, a changed configuration file too.
+    Injector(InjectorArgs),
+    /// Waits until no request is in flight, then tells a running proxy to stop taking traffic
+    ///
+    /// For the preStop hook of a container: the program beside it may still be answering requests and making calls.
+    Drain(DrainArgs),
     /// Leads the connections of this machine or container to the proxy, whatever program makes or takes them
     Redirect(RedirectArgs),
     /// Checks the configuration and reports every mistake with its line and column
@@ -178,6 +189,75 @@ pub(crate) struct DemoSidecarArgs {
     pub(crate) collector: SocketAddr,
 }
 
+/// The settings of the injector that have a flag.
+#[derive(Debug, Args)]
+pub(crate) struct InjectorArgs {
+    /// Configuration file, `-` for standard input; its part `injector` counts [env: PILLION_CONFIG]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Listen here for the API server [default: 0.0.0.0:15643]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<HostPort>,
+    /// PEM file of the certificate, for the name SERVICE.NAMESPACE.svc
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    cert_file: Option<String>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    key_file: Option<String>,
+    /// Image of the sidecar [default: pillion in this version]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// How much is logged: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json", "logfmt"])]
+    log_format: Option<String>,
+}
+
+impl InjectorArgs {
+    /// The values given, for the loader.
+    pub(crate) fn given(&self) -> Vec<Setting> {
+        [
+            (
+                "--listen",
+                "injector.listen",
+                self.listen.as_ref().map(HostPort::to_string),
+            ),
+            (
+                "--cert-file",
+                "injector.tls.cert_file",
+                self.cert_file.clone(),
+            ),
+            ("--key-file", "injector.tls.key_file", self.key_file.clone()),
+            ("--image", "injector.image", self.image.clone()),
+            ("--log-level", "log.level", self.log_level.clone()),
+            ("--log-format", "log.format", self.log_format.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, path, value)| {
+            Some(Setting {
+                flag,
+                path,
+                value: value?,
+            })
+        })
+        .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Do not look before this time has passed: callers may not know yet that the pod is leaving
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) after: HumanDuration,
+    /// Longest wait in all; then traffic stops although requests are in flight
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) timeout: HumanDuration,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct HealthcheckArgs {
     #[command(flatten)]
@@ -185,6 +265,9 @@ pub(crate) struct HealthcheckArgs {
     /// Longest wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub(crate) timeout: HumanDuration,
+    /// Ask again until the proxy is ready or this time has passed
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) wait: Option<HumanDuration>,
 }
 
 /// The settings that have a flag. Each is a key of the file.

@@ -1,4 +1,5 @@
-//! `healthcheck`: asks the admin port of a running proxy whether it is ready. For container images without a shell.
+//! `healthcheck` and `drain`: ask the admin port of a running proxy whether it is ready, and tell it to stop taking
+//! traffic. For container images without a shell.
 
 use std::io::Read;
 use std::io::Write;
@@ -13,6 +14,10 @@ use std::time::Instant;
 
 /// The most of an answer that is read.
 const MAX_ANSWER: usize = 4096;
+/// How often a proxy is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing must be in flight: a caller may be about to send the next request.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Asks `GET /readyz` at `listen`, the address the admin port is configured with; of a name's addresses, the first
 /// that takes the connection.
@@ -20,6 +25,49 @@ const MAX_ANSWER: usize = 4096;
 /// # Errors
 /// Why the proxy does not count as ready, in words.
 pub(crate) fn ready(listen: &str, timeout: Duration) -> Result<(), String> {
+    call(listen, "GET", "/readyz", timeout).map(drop)
+}
+
+/// [`ready`], asked again until `wait` is over.
+///
+/// # Errors
+/// The last reason.
+pub(crate) fn ready_within(listen: &str, timeout: Duration, wait: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match ready(listen, timeout) {
+            Err(_) if Instant::now() + PAUSE < deadline => std::thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
+}
+
+/// Waits until no request has been in flight for a moment, at least for `after`, at most for `timeout`; then tells the
+/// proxy to stop taking traffic.
+///
+/// # Errors
+/// The proxy does not answer.
+pub(crate) fn drain(listen: &str, after: Duration, timeout: Duration) -> Result<(), String> {
+    let began = Instant::now();
+    std::thread::sleep(after.min(timeout));
+    let mut quiet = None;
+    while began.elapsed() < timeout {
+        let answer = call(listen, "GET", "/connections", timeout)?;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+        let busy = answer["requests_in_flight"].as_u64() != Some(0);
+        let since = *quiet.get_or_insert_with(Instant::now);
+        match busy {
+            true => quiet = None,
+            false if since.elapsed() >= QUIET => break,
+            false => {}
+        }
+        std::thread::sleep(PAUSE);
+    }
+    call(listen, "POST", "/drain", timeout.max(PAUSE)).map(drop)
+}
+
+/// Sends a request without a body to the admin port; the body of its answer, which must be 200.
+fn call(listen: &str, method: &str, path: &str, timeout: Duration) -> Result<String, String> {
     if listen.is_empty() {
         return Err("the admin port is switched off (`admin.listen` is empty)".to_owned());
     }
@@ -33,7 +81,7 @@ pub(crate) fn ready(listen: &str, timeout: Duration) -> Result<(), String> {
         let left = deadline.saturating_duration_since(Instant::now());
         // A wait of nothing is an error of its own kind.
         match TcpStream::connect_timeout(&addr, left.max(Duration::from_millis(1))) {
-            Ok(conn) => return ask(conn, addr, timeout, deadline),
+            Ok(conn) => return ask(conn, addr, &format!("{method} {path}"), timeout, deadline),
             Err(error) => failure = format!("no answer from {addr}: {error}"),
         }
     }
@@ -53,12 +101,15 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 fn ask(
     mut conn: TcpStream,
     addr: SocketAddr,
+    question: &str,
     timeout: Duration,
     deadline: Instant,
-) -> Result<(), String> {
+) -> Result<String, String> {
     let fail = |error: std::io::Error| format!("no answer from {addr}: {error}");
     conn.set_write_timeout(Some(timeout)).map_err(fail)?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{question} HTTP/1.1\r\nHost: {addr}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     conn.write_all(request.as_bytes()).map_err(fail)?;
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
@@ -77,10 +128,10 @@ fn ask(
     }
     let text = String::from_utf8_lossy(&answer);
     let status = text.split_whitespace().nth(1).unwrap_or_default();
-    if text.starts_with("HTTP/1.") && status == "200" {
-        return Ok(());
-    }
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if text.starts_with("HTTP/1.") && status == "200" {
+        return Ok(body.to_owned());
+    }
     let body: String = body.chars().filter(|c| !c.is_control()).take(200).collect();
     Err(format!("{addr} answers {status} {body}").trim().to_owned())
 }

@@ -25,6 +25,7 @@ pub use args::DemoArgs;
 
 use args::Command;
 use args::CommandLine;
+use args::InjectorArgs;
 use args::Settings;
 use redirect::Action;
 
@@ -132,23 +133,43 @@ fn dispatch(line: CommandLine) -> Exit {
         },
         Some(Command::Healthcheck(args)) => {
             let timeout = args.timeout.0;
-            with_config(
-                args.settings.or(outer),
-                |loaded, _| match healthcheck::ready(&loaded.config.admin.listen, timeout) {
-                    Ok(()) => Exit::Ok,
-                    Err(reason) => {
-                        complain(&format!("not ready: {reason}"));
-                        Exit::Failure
-                    }
-                },
-            )
+            let wait = args.wait.map(|wait| wait.0).unwrap_or_default();
+            with_config(args.settings.or(outer), |loaded, _| {
+                let admin = &loaded.config.admin.listen;
+                done("not ready", healthcheck::ready_within(admin, timeout, wait))
+            })
         }
+        Some(Command::Drain(args)) => {
+            let (after, timeout) = (args.after.0, args.timeout.0);
+            with_config(args.settings.or(outer), |loaded, _| {
+                let admin = &loaded.config.admin.listen;
+                done("not drained", healthcheck::drain(admin, after, timeout))
+            })
+        }
+        Some(Command::Injector(args)) => injector(args, outer),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "pillion", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
     }
+}
+
+fn done(what: &str, result: Result<(), String>) -> Exit {
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(reason) => {
+            complain(&format!("{what}: {reason}"));
+            Exit::Failure
+        }
+    }
+}
+
+fn injector(args: InjectorArgs, outer: Settings) -> Exit {
+    let mut given = outer.given();
+    given.extend(args.given());
+    let sources = Sources::from_process(args.config.or(outer.config), given);
+    with_sources(sources, start::injector)
 }
 
 fn validate(settings: Settings, strict: bool) -> Exit {
@@ -175,6 +196,10 @@ fn print_config(settings: Settings) -> Exit {
 /// Loads the configuration, shows its warnings and goes on, or shows its mistakes and stops.
 fn with_config(settings: Settings, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
     let sources = Sources::from_process(settings.config.clone(), settings.given());
+    with_sources(sources, next)
+}
+
+fn with_sources(sources: Sources, next: impl FnOnce(Loaded, Sources) -> Exit) -> Exit {
     match config::load(&sources) {
         Ok(loaded) => {
             for warning in &loaded.warnings {

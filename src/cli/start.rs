@@ -28,6 +28,21 @@ pub(crate) fn run(loaded: Loaded, sources: Sources) -> Exit {
     }
 }
 
+/// `injector`: the webhook until a signal ends it.
+pub(crate) fn injector(loaded: Loaded, sources: Sources) -> Exit {
+    if let Err(error) = loaded.check_injector() {
+        crate::cli::complain(&error.to_string());
+        return Exit::InvalidConfig;
+    }
+    match app::injector(loaded, sources, version::build()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            crate::cli::complain(&format!("error: {error}{}", Causes(&error)));
+            Exit::Failure
+        }
+    }
+}
+
 /// The causes of an error, one line each.
 pub(crate) struct Causes<'a>(pub(crate) &'a dyn std::error::Error);
 

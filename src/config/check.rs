@@ -79,6 +79,9 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     listeners(config, &mut found);
     names(config, &mut found);
+    if let Err(error) = config.injector.check() {
+        found.error(&format!("injector.{}", error.key), error.reason, None);
+    }
     numbers(config, &mut found);
     found.0
 }
@@ -163,6 +166,15 @@ pub(crate) fn materials(config: &Config) -> Vec<Finding> {
     found.0
 }
 
+/// Checks the certificate of the injector.
+pub(crate) fn injector_materials(config: &Config) -> Vec<Finding> {
+    let mut found = Findings(Vec::new());
+    if let Err(error) = ServerTls::new(&config.injector.tls, Alpn::Http) {
+        found.error("injector.tls", Chain(&error).to_string(), None);
+    }
+    found.0
+}
+
 struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -237,10 +249,14 @@ fn listeners(config: &Config, found: &mut Findings) {
             );
         }
     }
-    if !config.admin.listen.is_empty() {
-        match config.admin.listen.parse() {
-            Ok(listen) => taken.push(("admin.listen".to_owned(), listen)),
-            Err(error) => found.error("admin.listen", format!("{error}"), None),
+    for (path, listen) in [
+        ("admin.listen", &config.admin.listen),
+        ("admin.probe_listen", &config.admin.probe_listen),
+    ] {
+        match listen.parse() {
+            _ if listen.is_empty() => {}
+            Ok(listen) => taken.push((path.to_owned(), listen)),
+            Err(error) => found.error(path, format!("{error}"), None),
         }
     }
     for (index, (path, listen)) in taken.iter().enumerate() {

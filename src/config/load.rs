@@ -88,7 +88,19 @@ impl Loaded {
     /// # Errors
     /// Everything that is missing or does not fit together.
     pub fn check_materials(&self) -> Result<(), ConfigErrors> {
-        let problems: Vec<Problem> = check::materials(&self.config)
+        self.found(check::materials(&self.config))
+    }
+
+    /// Checks what the settings of the injector refer to: its certificate.
+    ///
+    /// # Errors
+    /// What is missing or does not fit together.
+    pub fn check_injector(&self) -> Result<(), ConfigErrors> {
+        self.found(check::injector_materials(&self.config))
+    }
+
+    fn found(&self, findings: Vec<Finding>) -> Result<(), ConfigErrors> {
+        let problems: Vec<Problem> = findings
             .into_iter()
             .filter_map(|finding| place(&self.tree, finding))
             .collect();

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::admin;
 use crate::correlate;
+use crate::injector;
 use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::propagation;
@@ -66,6 +67,8 @@ pub struct Config {
     pub limits: proxy::config::Limits,
     /// Longest waits.
     pub timeouts: proxy::config::Timeouts,
+    /// The admission webhook that puts Pillion into pods. Only `pillion injector` looks at it.
+    pub injector: injector::Config,
     /// Pillion's own messages.
     pub log: logs::Config,
     /// The steps of a clean stop.
@@ -113,6 +116,7 @@ impl Default for Config {
             admin: admin::Config::default(),
             limits: proxy::config::Limits::default(),
             timeouts: proxy::config::Timeouts::default(),
+            injector: injector::Config::default(),
             log: logs::Config::default(),
             shutdown: Shutdown::default(),
             workers: 0,

@@ -28,13 +28,13 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 pub use families::{FAMILIES, Family, Kind};
 pub use handles::{
     ActiveGauge, ActiveGuard, ConfigMetrics, ConnectionMetrics, CounterSet, CounterTable,
-    ExtractMetrics, LinkMetrics, LogMetrics, OpenConnection, PoolMetrics, PropagationMetrics,
-    ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics, SpanMetrics, TlsMetrics,
-    TrafficMetrics,
+    ExtractMetrics, InjectorMetrics, LinkMetrics, LogMetrics, OpenConnection, PoolMetrics,
+    PropagationMetrics, ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics,
+    SpanMetrics, TlsMetrics, TrafficMetrics,
 };
 pub use labels::{
     CloseReason, ConnectFailure, Detected, Direction, ErrorType, ExtractResult, Label, LinkOutcome,
-    LogLevel, Method, Outcome, Peer, Rejection, Version,
+    LogLevel, Method, Outcome, Peer, Rejection, ReviewOutcome, Version,
 };
 pub use metrics::{Counter, Gauge, Histogram};
 pub use requests::{RequestLabels, RequestMetrics, RouteId};

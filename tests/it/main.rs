@@ -19,6 +19,7 @@ mod exec;
 mod fidelity;
 mod fuzz_corpus;
 mod hostile;
+mod injector;
 mod layers;
 mod ledger;
 mod limits;

@@ -140,6 +140,11 @@ families! {
     SAMPLER_OPERATIONS = Kind::Gauge, "pillion_sampler_operations",
         "Operations that have a sampler of their own.";
 
+    INJECTOR_REVIEWS = Kind::Counter, "pillion_injector_reviews_total",
+        "Questions of the API server, by what was decided.";
+    INJECTOR_DURATION = Kind::Histogram(CONNECTS), "pillion_injector_review_duration_seconds",
+        "Time from the head of a question to its answer.";
+
     CONFIG_RELOADS = Kind::Counter, "pillion_config_reloads_total",
         "Attempts to load a new configuration, by the result.";
     CONFIG_LAST_OK = Kind::Gauge, "pillion_config_last_reload_successful",

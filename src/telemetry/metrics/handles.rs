@@ -19,6 +19,7 @@ use super::labels::LinkOutcome;
 use super::labels::LogLevel;
 use super::labels::Outcome;
 use super::labels::Rejection;
+use super::labels::ReviewOutcome;
 
 /// One counter for each value of a closed label.
 #[derive(Debug, Clone)]
@@ -339,6 +340,15 @@ impl SamplerMetrics {
         };
         table.of(kind).increment(1);
     }
+}
+
+/// The injector's questions and answers.
+#[derive(Debug, Clone)]
+pub struct InjectorMetrics {
+    /// Questions answered, or not.
+    pub reviews: CounterSet<ReviewOutcome>,
+    /// Time of each, in seconds.
+    pub duration: Histogram,
 }
 
 /// Configuration and lifecycle. Held by `app`.

@@ -319,3 +319,21 @@ label! {
         Trace = "trace",
     }
 }
+
+label! {
+    /// What the injector decided about an object.
+    ReviewOutcome: "outcome" {
+        /// The pod got a sidecar.
+        Injected = "injected",
+        /// The pod has one.
+        Already = "already",
+        /// Nobody asked for one, or it is no new pod.
+        NotAsked = "not_asked",
+        /// The pod cannot have one.
+        Skipped = "skipped",
+        /// The pod's annotations make no sense.
+        Invalid = "invalid",
+        /// The question could not be read.
+        Failed = "failed",
+    }
+}

@@ -8,6 +8,8 @@ pub(crate) mod echo;
 pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod jaeger;
+pub(crate) mod json_patch;
+pub(crate) mod kubernetes;
 pub(crate) mod netns;
 pub(crate) mod otlp;
 pub(crate) mod pillion;

@@ -8,6 +8,7 @@ use super::ConnectionMetrics;
 use super::CounterSet;
 use super::CounterTable;
 use super::ExtractMetrics;
+use super::InjectorMetrics;
 use super::LinkMetrics;
 use super::LogMetrics;
 use super::PoolMetrics;
@@ -161,6 +162,14 @@ impl Metrics {
             operations: self.gauge(&families::SAMPLER_OPERATIONS, &[]),
             sampled: table("true"),
             rejected: table("false"),
+        }
+    }
+
+    /// For the injector.
+    pub fn injector(&self) -> InjectorMetrics {
+        InjectorMetrics {
+            reviews: CounterSet::new(self, &families::INJECTOR_REVIEWS, &[]),
+            duration: self.histogram(&families::INJECTOR_DURATION, &[]),
         }
     }
 
