@@ -320,6 +320,7 @@ fn redirected(config: &Config) -> impl Iterator<Item = (&HostPort, Interception,
         let role = Role::RedirectedInbound {
             mode: redirect.mode,
             to: redirect.to,
+            keep_source: redirect.mode == Interception::Tproxy && redirect.keeps_source(),
         };
         (&redirect.listen, redirect.mode, role)
     });

@@ -78,6 +78,9 @@ pub(crate) struct InstallArgs {
     /// Lead connections that arrive by TPROXY; `inbound.redirect.mode: tproxy` says so too
     #[arg(long)]
     tproxy: bool,
+    /// Lead connections that leave by TPROXY; `outbound.redirect.mode: tproxy` says so too
+    #[arg(long)]
+    outbound_tproxy: bool,
     /// Users whose connections are not redirected: the proxy's own
     #[arg(long, value_name = "UIDS", value_delimiter = ',', default_values_t = [SIDECAR_UID])]
     exclude_uids: Vec<u32>,
@@ -140,10 +143,7 @@ pub(crate) fn remove(args: &ToolArgs) -> Exit {
         return ended(apply::remove().map(|()| Exit::Ok));
     }
     let done = chosen(args).map(|tool| {
-        let calls = match tool {
-            Tool::Nft => apply::plan_remove(tool, |_| String::new()),
-            Tool::Iptables => apply::plan_remove(tool, apply::saved),
-        };
+        let calls = apply::plan_remove(&[tool], apply::saved);
         crate::cli::print(&scripts(&calls))
     });
     ended(done)
@@ -174,8 +174,14 @@ fn chosen(args: &ToolArgs) -> Result<Tool, RulesError> {
 fn scripts(calls: &[Call]) -> String {
     let mut out = String::new();
     for call in calls.iter().filter(|call| !call.input.is_empty()) {
-        let (program, args) = (call.program, call.args.join(" "));
-        writeln!(out, "{program} {args} <<'END'\n{}END", call.input).unwrap_or_default();
+        let (program, args) = call.part.command();
+        writeln!(
+            out,
+            "{program} {} <<'END'\n{}END",
+            args.join(" "),
+            call.input
+        )
+        .unwrap_or_default();
     }
     out
 }
@@ -200,6 +206,7 @@ fn rules(args: InstallArgs, config: &Config) -> Rules {
     let inbound = Inbound {
         port: arriving.listen.port,
         tproxy,
+        keep_source: arriving.keeps_source(),
         own_ports: own_ports(config, &arriving, &leaving),
         ports: args.inbound_ports,
         exclude_ports: args.exclude_inbound_ports,
@@ -208,6 +215,7 @@ fn rules(args: InstallArgs, config: &Config) -> Rules {
     };
     let outbound = Outbound {
         port: leaving.listen.port,
+        tproxy: args.outbound_tproxy || leaving.mode == Interception::Tproxy,
         exclude_users: args.exclude_uids,
         exclude_groups: args.exclude_gids,
         exclude_mark: None,

@@ -119,10 +119,20 @@ fn bind(addr: SocketAddr, shared: bool, reach: Reach) -> io::Result<Socket> {
     #[cfg(not(target_os = "linux"))]
     debug_assert!(!shared);
     if reach == Reach::Transparent {
-        make_transparent(&socket, addr)?;
+        make_transparent(&socket, addr).map_err(explained)?;
     }
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+fn explained(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            "TPROXY needs the capability NET_ADMIN or NET_RAW; `mode: redirect` needs none",
+        ),
+        _ => error,
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -9,4 +9,6 @@ pub mod netns;
 pub mod original_dst;
 pub mod rewind;
 pub mod rules;
+pub mod source;
+pub mod splice;
 pub mod tls;

@@ -82,6 +82,18 @@ pub struct InboundRedirect {
     ///
     /// Default: `original`. Reload: restart.
     pub to: Arrival,
+    /// Call the program from the caller's address, so that it sees who calls. Only with `mode: tproxy` and
+    /// `to: original`.
+    ///
+    /// Default: `true`. Reload: restart.
+    pub keep_source: bool,
+}
+
+impl InboundRedirect {
+    /// True where, with TPROXY, the program is called from the caller's address.
+    pub fn keeps_source(&self) -> bool {
+        self.keep_source && self.to == Arrival::Original
+    }
 }
 
 /// Redirected connections of the program.
@@ -141,6 +153,14 @@ pub struct Passthrough {
     ///
     /// Default: `false`. Reload: new connections.
     pub tcp_spans: bool,
+    /// Record connections to the program that are passed on, TLS and others, as server spans.
+    ///
+    /// Default: `false`. Reload: new connections.
+    pub inbound_spans: bool,
+    /// Let the kernel move what long streams carry (splice(2)) instead of copying it.
+    ///
+    /// Default: `true`. Reload: new connections.
+    pub splice: bool,
 }
 
 /// A static outbound route: listen here, go there.
@@ -300,6 +320,7 @@ impl Default for InboundRedirect {
             listen: HostPort::new("::", 15607),
             mode: Interception::Redirect,
             to: Arrival::Original,
+            keep_source: true,
         }
     }
 }
@@ -320,6 +341,8 @@ impl Default for Passthrough {
             hold: HumanDuration::from_secs(1),
             tls_spans: true,
             tcp_spans: false,
+            inbound_spans: false,
+            splice: true,
         }
     }
 }

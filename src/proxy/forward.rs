@@ -37,6 +37,7 @@ use crate::proxy::target::Content;
 use crate::proxy::target::Target;
 use crate::proxy::traced;
 use crate::proxy::tunnel;
+use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Lease;
 use crate::telemetry::metrics::Direction;
 
@@ -240,7 +241,10 @@ async fn send(
         Direction::Inbound => &conn.worker.inbound_pool,
         Direction::Outbound => &conn.worker.outbound_pool,
     };
-    let connector = conn.snapshot.connector(conn.listener.direction());
+    let connector = Connector {
+        from: target.destination.from,
+        ..conn.snapshot.connector(conn.listener.direction())
+    };
     let mut tries = 0;
     loop {
         let opening = conn.redirected.as_ref().and_then(Redirected::take_opening);

@@ -104,6 +104,8 @@ pub enum Role {
         mode: Interception,
         /// Where the program takes them.
         to: Arrival,
+        /// The program is called from the caller's address.
+        keep_source: bool,
     },
     /// Where the program was going.
     RedirectedOutbound {

@@ -20,6 +20,7 @@ mod patience;
 mod phase;
 mod preamble;
 mod redirect;
+mod relay;
 mod respond;
 pub mod shared;
 mod stall;

@@ -6,6 +6,7 @@
 
 use std::future::pending;
 use std::future::ready;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use crate::proxy::metered::Metered;
 use crate::proxy::preamble;
 use crate::proxy::tcp;
 use crate::proxy::tcp::Content;
+use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Opened;
 use crate::proxy::upstream::Opening;
 use crate::proxy::upstream::Pool;
@@ -121,7 +123,7 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
     } = race;
     let io = Rewind::new(io, prefix.freeze());
     count(&conn, &first);
-    let connector = conn.snapshot.connector(conn.listener.direction());
+    let connector = connector(&conn);
     open.reason = match first {
         First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
             let now = std::time::Instant::now();
@@ -161,7 +163,7 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
 /// Where the connection was going: as dialled, and as it is reached from here.
 fn destination(conn: &Conn, stream: &TcpStream) -> Result<(SocketAddr, HostPort), Rejection> {
     let (mode, to) = match conn.listener.role {
-        Role::RedirectedInbound { mode, to } => (mode, to),
+        Role::RedirectedInbound { mode, to, .. } => (mode, to),
         Role::RedirectedOutbound { mode } => (mode, Arrival::Original),
         _ => return Err(Rejection::NoRoute),
     };
@@ -187,6 +189,27 @@ fn destination(conn: &Conn, stream: &TcpStream) -> Result<(SocketAddr, HostPort)
         Arrival::Loopback => original_dst::loopback_like(addr.ip()),
     };
     Ok((addr, HostPort::new(&ip.to_string(), addr.port())))
+}
+
+/// The caller's address, where the program is to see it.
+pub(super) fn source(conn: &Conn) -> Option<IpAddr> {
+    let Role::RedirectedInbound {
+        keep_source: true, ..
+    } = conn.listener.role
+    else {
+        return None;
+    };
+    let ip = conn.peer.ip();
+    // A header of the PROXY protocol may name anything.
+    let is_usable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
+    is_usable.then_some(ip)
+}
+
+fn connector(conn: &Conn) -> Connector {
+    Connector {
+        from: source(conn),
+        ..conn.snapshot.connector(conn.listener.direction())
+    }
 }
 
 fn looped(conn: &Conn, to: Option<SocketAddr>) -> Rejection {
@@ -311,8 +334,8 @@ impl Race<'_> {
     }
 
     fn begin(&mut self) {
-        let connector = self.conn.snapshot.connector(self.conn.listener.direction());
-        self.upstream = Upstream::Opening(self.pool.begin(self.to.clone(), connector));
+        let opening = self.pool.begin(self.to.clone(), connector(self.conn));
+        self.upstream = Upstream::Opening(opening);
     }
 
     fn verdict(&self, end: bool) -> Option<Protocol> {

@@ -71,6 +71,7 @@ impl Snapshot {
             }),
             connect: self.timeouts.connect.0,
             tls_handshake: self.timeouts.tls_handshake.0,
+            from: None,
         }
     }
 }

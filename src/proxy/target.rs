@@ -21,6 +21,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::redirect;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::TlsTarget;
 use crate::tracer::http::is_grpc;
@@ -85,6 +86,7 @@ pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, Pro
                     to: to.clone(),
                     tls,
                     http2,
+                    from: None,
                 },
                 form,
             }
@@ -113,7 +115,10 @@ fn to_program(conn: &Conn, request: &Request<Incoming>, app: &HostPort) -> Targe
         AppProtocol::Auto => mirrors_http2(conn, request),
     };
     Target {
-        destination: plain(app.clone(), http2),
+        destination: Destination {
+            from: redirect::source(conn),
+            ..plain(app.clone(), http2)
+        },
         form: Form::Own,
     }
 }
@@ -238,7 +243,12 @@ fn absolute(request: &Request<Incoming>, tls: &Arc<ClientTls>) -> Result<Target,
     let to = HostPort::new(bare(authority.host()), authority.port_u16().unwrap_or(port));
     let http2 = request.version() == Version::HTTP_2;
     Ok(Target {
-        destination: Destination { to, tls, http2 },
+        destination: Destination {
+            to,
+            tls,
+            http2,
+            from: None,
+        },
         form: Form::FromAbsolute,
     })
 }
@@ -252,6 +262,7 @@ fn plain(to: HostPort, http2: bool) -> Destination {
         to,
         tls: None,
         http2,
+        from: None,
     }
 }
 

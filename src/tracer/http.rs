@@ -98,6 +98,8 @@ pub struct PassedConnection<'a> {
     pub address: &'a str,
     /// Its port.
     pub port: u16,
+    /// The caller, where that is somebody else's program.
+    pub client: Option<SocketAddr>,
     /// The name that a TLS client asks for.
     pub server_name: Option<&'a str>,
     /// The protocols that a TLS client offers.
@@ -239,6 +241,10 @@ impl Conventions {
         span.set("network.transport", "tcp");
         span.set("server.address", self.cut(passed.address));
         span.set("server.port", i64::from(passed.port));
+        if let Some(client) = passed.client {
+            span.set("client.address", address_text(client.ip()));
+            self.peer(span, client);
+        }
         if let Some(name) = passed.server_name {
             span.set("pillion.tls.server_name", self.cut(name));
         }

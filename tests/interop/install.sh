@@ -223,7 +223,8 @@ install_node() {
 install_debian() {
   local pair command package missing=()
   for pair in cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
-    java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server mariadbd:mariadb-server puma:puma; do
+    java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server \
+    mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools; do
     command=${pair%%:*} package=${pair##*:}
     if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
   done

@@ -1,4 +1,4 @@
-//! Running nft or iptables-restore: which is there, whether we may, and taking back what failed half-way.
+//! Running nft or iptables-restore, and ip: which is there, whether we may, and taking back what failed half-way.
 
 use std::io;
 use std::io::Write;
@@ -11,6 +11,7 @@ use crate::net::rules::Rules;
 use crate::net::rules::iptables;
 use crate::net::rules::iptables::Family;
 use crate::net::rules::nft;
+use crate::net::rules::route;
 
 /// `CAP_NET_ADMIN`'s number (capability.h).
 const NET_ADMIN: u32 = 12;
@@ -35,6 +36,9 @@ pub enum RulesError {
     /// Neither tool is there.
     #[error("neither nft nor iptables-restore is installed: install nftables or iptables")]
     NoTool,
+    /// TPROXY needs policy routing.
+    #[error("TPROXY needs the program ip: install iproute2")]
+    NoIp,
     /// A tool did not start.
     #[error("cannot run {program}")]
     Start {
@@ -54,15 +58,37 @@ pub enum RulesError {
     },
 }
 
+/// What one call changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The nft table.
+    Table,
+    /// The iptables chains.
+    Chains(Family),
+    /// Policy routing.
+    Routes(Family),
+}
+
 /// One call of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// The program.
-    pub program: &'static str,
-    /// Its arguments.
-    pub args: &'static [&'static str],
+    /// What it changes.
+    pub part: Part,
     /// Its standard input; empty: it is not called.
     pub input: String,
+}
+
+impl Part {
+    /// The program and its arguments.
+    pub fn command(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Table => ("nft", &["-f", "-"]),
+            Self::Chains(Family::Ipv4) => ("iptables-restore", &["--noflush"]),
+            Self::Chains(Family::Ipv6) => ("ip6tables-restore", &["--noflush"]),
+            Self::Routes(Family::Ipv4) => ("ip", &["-4", "-batch", "-"]),
+            Self::Routes(Family::Ipv6) => ("ip", &["-6", "-batch", "-"]),
+        }
+    }
 }
 
 /// The tool that is there, nft first.
@@ -85,7 +111,21 @@ pub fn find() -> Result<Tool, RulesError> {
 /// See [`RulesError`]; what was there before is there still.
 pub fn install(rules: &Rules, tool: Tool) -> Result<(), RulesError> {
     check_privilege()?;
-    run_all(&plan_install(rules, tool, saved))
+    if !rules.marks().is_empty() && !is_installed("ip") {
+        return Err(RulesError::NoIp);
+    }
+    let calls = plan_install(rules, tool, saved);
+    let before: Vec<String> = calls.iter().map(|call| saved(call.part)).collect();
+    for (index, call) in calls.iter().enumerate() {
+        if let Err(error) = run(call) {
+            // A call of its own may have been done in part: iptables-restore takes the tables one by one.
+            for (call, before) in calls.iter().zip(&before).take(index + 1) {
+                run(&put_back(call.part, before))?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Takes away whatever is ours, of every tool that is there.
@@ -95,14 +135,14 @@ pub fn install(rules: &Rules, tool: Tool) -> Result<(), RulesError> {
 pub fn remove() -> Result<(), RulesError> {
     check_privilege()?;
     find()?;
-    let mut calls = Vec::new();
+    let mut tools = Vec::new();
     if is_installed("nft") {
-        calls.extend(plan_remove(Tool::Nft, saved));
+        tools.push(Tool::Nft);
     }
     if is_installed("iptables-save") {
-        calls.extend(plan_remove(Tool::Iptables, saved));
+        tools.push(Tool::Iptables);
     }
-    calls.iter().try_for_each(run)
+    plan_remove(&tools, saved).iter().try_for_each(run)
 }
 
 /// What is installed, as the tools print it; empty when nothing is.
@@ -116,54 +156,74 @@ pub fn show() -> Result<String, RulesError> {
     if is_installed("nft") {
         out.push_str(&output("nft", &["list", "table", "inet", NAME]).unwrap_or_default());
     }
-    if is_installed("iptables-save") {
-        out.push_str(&iptables::show(&saved(Family::Ipv4)));
-        out.push_str(&iptables::show(&saved(Family::Ipv6)));
+    for family in [Family::Ipv4, Family::Ipv6] {
+        out.push_str(&iptables::show(&saved(Part::Chains(family))));
+        out.push_str(&route::show(&saved(Part::Routes(family))));
     }
     Ok(out)
 }
 
-/// The calls that install, given what `iptables-save` says.
-pub fn plan_install(rules: &Rules, tool: Tool, saved: impl Fn(Family) -> String) -> Vec<Call> {
+/// The calls that install, given what is saved now.
+pub fn plan_install(rules: &Rules, tool: Tool, saved: impl Fn(Part) -> String) -> Vec<Call> {
     let chains = rules.chains();
-    match tool {
-        Tool::Nft => vec![nft_call(nft::install(&chains))],
+    let marks = rules.marks();
+    let mut calls: Vec<Call> = match tool {
+        Tool::Nft => vec![Call {
+            part: Part::Table,
+            input: nft::install(&chains),
+        }],
         Tool::Iptables => families()
             .map(|family| {
-                let input = iptables::install(&chains, family, &saved(family));
-                restore_call(family, input)
+                let part = Part::Chains(family);
+                let input = iptables::install(&chains, family, &saved(part));
+                Call { part, input }
             })
             .collect(),
-    }
+    };
+    // The way is there before anything takes it, and until nothing takes it any more.
+    let at = if marks.is_empty() { calls.len() } else { 0 };
+    calls.splice(at..at, routes(&marks, &saved));
+    calls
 }
 
-/// The calls that remove, given what `iptables-save` says.
-pub fn plan_remove(tool: Tool, saved: impl Fn(Family) -> String) -> Vec<Call> {
-    match tool {
-        Tool::Nft => vec![nft_call(nft::remove())],
-        Tool::Iptables => families()
-            .map(|family| restore_call(family, iptables::remove(&saved(family))))
-            .collect(),
+/// The calls that remove what these tools installed, given what is saved now.
+pub fn plan_remove(tools: &[Tool], saved: impl Fn(Part) -> String) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for tool in tools {
+        match tool {
+            Tool::Nft => calls.push(Call {
+                part: Part::Table,
+                input: nft::remove(),
+            }),
+            Tool::Iptables => calls.extend(families().map(|family| {
+                let part = Part::Chains(family);
+                let input = iptables::remove(&saved(part));
+                Call { part, input }
+            })),
+        }
     }
+    calls.extend(routes(&[], &saved));
+    calls
 }
 
-fn nft_call(input: String) -> Call {
-    Call {
-        program: "nft",
-        args: &["-f", "-"],
-        input,
-    }
+fn routes(marks: &[u32], saved: &impl Fn(Part) -> String) -> Vec<Call> {
+    let call = |family| {
+        let part = Part::Routes(family);
+        let input = route::install(marks, &saved(part));
+        Call { part, input }
+    };
+    families().map(call).collect()
 }
 
-fn restore_call(family: Family, input: String) -> Call {
-    Call {
-        program: match family {
-            Family::Ipv4 => "iptables-restore",
-            Family::Ipv6 => "ip6tables-restore",
-        },
-        args: &["--noflush"],
-        input,
-    }
+/// The call that brings back what was saved before.
+fn put_back(part: Part, before: &str) -> Call {
+    let input = match part {
+        // All or nothing by itself.
+        Part::Table => String::new(),
+        Part::Chains(_) => iptables::put_back(before, &saved(part)),
+        Part::Routes(_) => route::install(&route::installed(before), &saved(part)),
+    };
+    Call { part, input }
 }
 
 /// Both, but for a system without IPv6.
@@ -174,28 +234,14 @@ fn families() -> impl Iterator<Item = Family> {
         .filter(move |family| *family == Family::Ipv4 || v6)
 }
 
-/// Runs the calls; when one fails, those before it are taken back.
-fn run_all(calls: &[Call]) -> Result<(), RulesError> {
-    for (index, call) in calls.iter().enumerate() {
-        if let Err(error) = run(call) {
-            if index > 0 {
-                let undone = plan_remove(Tool::Iptables, saved);
-                undone.iter().try_for_each(run)?;
-            }
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
 fn run(call: &Call) -> Result<(), RulesError> {
     if call.input.is_empty() {
         return Ok(());
     }
-    let program = call.program;
+    let (program, args) = call.part.command();
     let failed = |source| RulesError::Start { program, source };
     let mut child = Command::new(program)
-        .args(call.args)
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -224,13 +270,23 @@ fn run(call: &Call) -> Result<(), RulesError> {
     Err(RulesError::Refused { program, message })
 }
 
-/// What `iptables-save` says; empty when it says nothing.
-pub fn saved(family: Family) -> String {
-    let program = match family {
-        Family::Ipv4 => "iptables-save",
-        Family::Ipv6 => "ip6tables-save",
+/// What the tools say now; empty where they say nothing.
+pub fn saved(part: Part) -> String {
+    let commands: &[(&str, &[&str])] = match part {
+        Part::Table => &[],
+        Part::Chains(Family::Ipv4) => &[("iptables-save", &[])],
+        Part::Chains(Family::Ipv6) => &[("ip6tables-save", &[])],
+        Part::Routes(Family::Ipv4) => &[
+            ("ip", &["-4", "rule", "show"]),
+            ("ip", &["-4", "route", "show", "table", "15602"]),
+        ],
+        Part::Routes(Family::Ipv6) => &[
+            ("ip", &["-6", "rule", "show"]),
+            ("ip", &["-6", "route", "show", "table", "15602"]),
+        ],
     };
-    output(program, &[]).unwrap_or_default()
+    let texts = commands.iter().map(|(program, args)| output(program, args));
+    texts.map(Option::unwrap_or_default).collect()
 }
 
 fn output(program: &str, args: &[&str]) -> Option<String> {

@@ -5,13 +5,15 @@ use std::fmt::Write;
 
 use crate::net::rules::Chain;
 use crate::net::rules::Hook;
+use crate::net::rules::KEPT;
+use crate::net::rules::LEAVING;
 use crate::net::rules::Match;
 use crate::net::rules::Step;
 
 /// The beginning of our chains' names.
 pub const PREFIX: &str = "PILLION_";
 
-/// Which of the two tools.
+/// Which version of IP, and so which of the two tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// `iptables`.
@@ -27,18 +29,36 @@ const TABLES: [&str; 2] = ["nat", "mangle"];
 ///
 /// `saved` is what `iptables-save` says now: chains and jumps of ours are found in it.
 pub fn install(chains: &[Chain], family: Family, saved: &str) -> String {
-    let mut out = String::new();
-    for table in TABLES {
-        let chains: Vec<_> = chains
-            .iter()
-            .filter(|chain| table_of(chain.hook) == table)
-            .collect();
+    replace(saved, |table| {
         let mut names = Vec::new();
         let mut rules = Vec::new();
-        for chain in &chains {
+        for chain in chains.iter().filter(|one| table_of(one.hook) == table) {
             write_chain(chain, family, &mut names, &mut rules);
         }
-        let (old_chains, old_jumps) = ours(saved, table);
+        (names, rules)
+    })
+}
+
+/// Takes away what is ours in `saved`; empty when nothing is.
+pub fn remove(saved: &str) -> String {
+    put_back("", saved)
+}
+
+/// Brings what was ours in `before` back in place of what is ours in `saved`.
+pub fn put_back(before: &str, saved: &str) -> String {
+    replace(saved, |table| {
+        let ours = ours(before, table);
+        (ours.chains, ours.rules)
+    })
+}
+
+/// What is ours in `saved` goes, and what `wanted` has for each table (chains and rules) comes.
+fn replace(saved: &str, wanted: impl Fn(&'static str) -> (Vec<String>, Vec<String>)) -> String {
+    let mut out = String::new();
+    for table in TABLES {
+        let (names, rules) = wanted(table);
+        let old = ours(saved, table);
+        let (old_chains, old_jumps) = (&old.chains, &old.deletions);
         if names.is_empty() && old_chains.is_empty() {
             continue;
         }
@@ -59,11 +79,6 @@ pub fn install(chains: &[Chain], family: Family, saved: &str) -> String {
     out
 }
 
-/// Takes away what is ours in `saved`; empty when nothing is.
-pub fn remove(saved: &str) -> String {
-    install(&[], Family::Ipv4, saved)
-}
-
 /// The lines of `saved` that are ours, for people.
 pub fn show(saved: &str) -> String {
     let mut out = String::new();
@@ -77,13 +92,22 @@ pub fn show(saved: &str) -> String {
 fn table_of(hook: Hook) -> &'static str {
     match hook {
         Hook::Output | Hook::Prerouting => "nat",
-        Hook::Tproxy => "mangle",
+        Hook::Tproxy | Hook::Mark | Hook::Divert | Hook::Kept => "mangle",
     }
 }
 
-/// Our chains in a table, and the commands that delete the jumps to them.
-fn ours(saved: &str, table: &str) -> (Vec<String>, Vec<String>) {
-    let (mut chains, mut jumps) = (Vec::new(), Vec::new());
+/// What is ours in a table.
+#[derive(Default)]
+struct Ours {
+    chains: Vec<String>,
+    /// In our chains and to them.
+    rules: Vec<String>,
+    /// Delete those to them.
+    deletions: Vec<String>,
+}
+
+fn ours(saved: &str, table: &str) -> Ours {
+    let mut ours = Ours::default();
     let mut here = false;
     for line in saved.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -97,27 +121,41 @@ fn ours(saved: &str, table: &str) -> (Vec<String>, Vec<String>) {
             .and_then(|rest| rest.split(' ').next())
             && name.starts_with(PREFIX)
         {
-            chains.push(name.to_owned());
+            ours.chains.push(name.to_owned());
         }
-        if let Some(rule) = line.strip_prefix("-A ")
-            && !rule.starts_with(PREFIX)
-            && rule.contains(&format!(" {PREFIX}"))
-        {
-            jumps.push(format!("-D {rule}"));
+        let Some(rule) = line.strip_prefix("-A ") else {
+            continue;
+        };
+        if rule.starts_with(PREFIX) {
+            ours.rules.push(line.to_owned());
+        } else if rule.contains(&format!(" {PREFIX}")) {
+            ours.rules.push(line.to_owned());
+            ours.deletions.push(format!("-D {rule}"));
         }
     }
-    (chains, jumps)
+    ours
 }
 
 fn write_chain(chain: &Chain, family: Family, names: &mut Vec<String>, rules: &mut Vec<String>) {
-    let (hook, target) = match chain.hook {
-        Hook::Output => ("OUTPUT", format!("REDIRECT --to-ports {}", chain.port)),
-        Hook::Prerouting => ("PREROUTING", format!("REDIRECT --to-ports {}", chain.port)),
-        Hook::Tproxy => ("PREROUTING", format!("TPROXY --on-port {}", chain.port)),
+    let port = chain.port;
+    let (own, hook) = match chain.hook {
+        Hook::Output | Hook::Mark => ("OUTPUT", "OUTPUT"),
+        Hook::Prerouting | Hook::Tproxy => ("PREROUTING", "PREROUTING"),
+        Hook::Divert => ("DIVERT", "PREROUTING"),
+        Hook::Kept => ("KEPT", "OUTPUT"),
     };
-    let first = format!("{PREFIX}{hook}");
+    let first = format!("{PREFIX}{own}");
     let mut name = first.clone();
     names.push(name.clone());
+    if chain.hook == Hook::Mark {
+        rules.push(format!(
+            "-A {name} -m conntrack --ctdir ORIGINAL -m connmark --mark {LEAVING:#x} -j MARK --set-mark {LEAVING:#x}"
+        ));
+    }
+    if matches!(chain.hook, Hook::Mark | Hook::Tproxy) {
+        // TPROXY drops packets of connections that others have.
+        rules.push(format!("-A {name} -m conntrack ! --ctstate NEW -j RETURN"));
+    }
     let mut stage = 1;
     for step in &chain.steps {
         match step {
@@ -138,11 +176,28 @@ fn write_chain(chain: &Chain, family: Family, names: &mut Vec<String>, rules: &m
             }
         }
     }
-    let local = match chain.hook {
-        Hook::Output => "",
-        Hook::Prerouting | Hook::Tproxy => " -m addrtype --dst-type LOCAL",
+    const LOCAL: &str = "-m addrtype --dst-type LOCAL";
+    let ends = match chain.hook {
+        Hook::Output => vec![format!("-j REDIRECT --to-ports {port}")],
+        Hook::Prerouting => vec![format!("{LOCAL} -j REDIRECT --to-ports {port}")],
+        Hook::Tproxy => vec![format!("{LOCAL} -j TPROXY --on-port {port}")],
+        Hook::Mark => vec![
+            format!("-j CONNMARK --set-mark {LEAVING:#x}"),
+            format!("-j MARK --set-mark {LEAVING:#x}"),
+        ],
+        Hook::Divert => vec![format!(
+            "-i lo -m mark --mark {LEAVING:#x} -j TPROXY --on-port {port}"
+        )],
+        Hook::Kept => vec![
+            format!("-m mark --mark {KEPT:#x} -j CONNMARK --set-mark {KEPT:#x}"),
+            format!(
+                "-m conntrack --ctdir REPLY -m connmark --mark {KEPT:#x} -j MARK --set-mark {KEPT:#x}"
+            ),
+        ],
     };
-    rules.push(format!("-A {name} -p tcp{local} -j {target}"));
+    for end in ends {
+        rules.push(format!("-A {name} -p tcp {end}"));
+    }
     rules.push(format!("-A {hook} -p tcp -j {first}"));
     if let Some(port) = chain.dns {
         let dns = format!("{PREFIX}DNS");
@@ -153,7 +208,7 @@ fn write_chain(chain: &Chain, family: Family, names: &mut Vec<String>, rules: &m
 }
 
 fn texts(matches: &[Match], hook: Hook, family: Family) -> Vec<String> {
-    let leaves = hook == Hook::Output;
+    let leaves = hook.leaves();
     let mut texts = Vec::new();
     for one in matches {
         texts.push(match one {

@@ -4,10 +4,15 @@
 //! TCP alone is redirected; DNS stays untouched, and so does what goes over loopback. [`Rules::chains`] says what is
 //! matched in which order, [`nft`] and [`iptables`] write it down, [`apply`] runs the tools. Everything lies in a table
 //! (nft) or in chains (iptables) of our own.
+//!
+//! TPROXY takes packets that arrive. What the program sends is made to arrive: it is marked, and [`route`] says that
+//! what carries the mark goes to the loopback device. The connection remembers the mark, so that packets without a
+//! user (the last ones of a connection) go the same way.
 
 pub mod apply;
 pub mod iptables;
 pub mod nft;
+pub mod route;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,6 +20,10 @@ use std::str::FromStr;
 
 /// The name of our table, and the beginning of our chains' names.
 pub const NAME: &str = "pillion";
+/// Marks what the program sends, where TPROXY takes it.
+pub const LEAVING: u32 = 0x0070_696d;
+/// Marks what the proxy sends to the program from a caller's address, and the answers.
+pub const KEPT: u32 = 0x0070_696e;
 /// DNS over TCP.
 const DNS: u16 = 53;
 /// Nobody is to be locked out of a machine whose sidecar is down.
@@ -40,6 +49,8 @@ pub struct Inbound {
     pub port: u16,
     /// TPROXY instead of REDIRECT.
     pub tproxy: bool,
+    /// With TPROXY: the proxy calls the program from the caller's address, and answers are to find it.
+    pub keep_source: bool,
     /// The proxy's own ports: never redirected.
     pub own_ports: Vec<u16>,
     /// Only these; empty: all.
@@ -57,6 +68,8 @@ pub struct Inbound {
 pub struct Outbound {
     /// The listener's port.
     pub port: u16,
+    /// TPROXY instead of REDIRECT.
+    pub tproxy: bool,
     /// Not those of these users. The proxy's must be among them, or everything goes in circles.
     pub exclude_users: Vec<u32>,
     /// Not those of these groups.
@@ -127,6 +140,28 @@ pub enum Hook {
     Prerouting,
     /// Connections that arrive, by TPROXY.
     Tproxy,
+    /// Connections that leave, by a mark that makes them arrive at [`Hook::Divert`].
+    Mark,
+    /// Marked connections, by TPROXY.
+    Divert,
+    /// The program's answers to the proxy where it calls from a caller's address.
+    Kept,
+}
+
+impl Hook {
+    /// The mark that these packets get.
+    fn mark(self) -> Option<u32> {
+        match self {
+            Self::Mark => Some(LEAVING),
+            Self::Kept => Some(KEPT),
+            Self::Output | Self::Prerouting | Self::Tproxy | Self::Divert => None,
+        }
+    }
+
+    /// True where connections leave.
+    fn leaves(self) -> bool {
+        matches!(self, Self::Output | Self::Mark | Self::Kept)
+    }
 }
 
 /// Which connections go untouched.
@@ -158,9 +193,29 @@ pub enum Match {
 impl Rules {
     /// The chains, in no particular order.
     pub fn chains(&self) -> Vec<Chain> {
-        let outbound = self.outbound.iter().map(|outbound| self.output(outbound));
-        let inbound = self.inbound.iter().map(|inbound| self.prerouting(inbound));
-        outbound.chain(inbound).collect()
+        let mut chains = Vec::new();
+        if let Some(outbound) = &self.outbound {
+            chains.push(self.output(outbound));
+            if outbound.tproxy {
+                chains.push(chain(Hook::Divert, Vec::new(), outbound.port));
+            }
+        }
+        if let Some(inbound) = &self.inbound {
+            chains.push(self.prerouting(inbound));
+            if inbound.tproxy && inbound.keep_source {
+                chains.push(chain(Hook::Kept, Vec::new(), inbound.port));
+            }
+        }
+        chains
+    }
+
+    /// The marks whose packets go to the loopback device.
+    pub fn marks(&self) -> Vec<u32> {
+        let marks = self
+            .chains()
+            .into_iter()
+            .filter_map(|chain| chain.hook.mark());
+        marks.collect()
     }
 
     fn output(&self, outbound: &Outbound) -> Chain {
@@ -171,6 +226,9 @@ impl Rules {
             Step::Except(groups.collect()),
             Step::Except(outbound.exclude_mark.into_iter().map(Match::Mark).collect()),
         ];
+        if outbound.tproxy {
+            steps.push(Step::Except(vec![Match::Mark(KEPT)]));
+        }
         if !outbound.loopback {
             steps.push(Step::Except(vec![loopback()]));
         }
@@ -182,9 +240,13 @@ impl Rules {
         steps.push(Step::Only(users(&outbound.users)));
         steps.push(Step::Only(ports(outbound.ports.iter().copied())));
         steps.push(Step::Only(networks(&outbound.networks)));
+        let hook = match outbound.tproxy {
+            true => Hook::Mark,
+            false => Hook::Output,
+        };
         Chain {
             dns: outbound.dns,
-            ..chain(Hook::Output, steps, outbound.port)
+            ..chain(hook, steps, outbound.port)
         }
     }
 

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use crate::net::rules::Chain;
 use crate::net::rules::Hook;
+use crate::net::rules::KEPT;
+use crate::net::rules::LEAVING;
 use crate::net::rules::Match;
 use crate::net::rules::NAME;
 use crate::net::rules::Step;
@@ -30,6 +32,9 @@ fn write_chain(out: &mut String, chain: &Chain) {
         Hook::Output => ("output", "nat", "output", "-100"),
         Hook::Prerouting => ("prerouting", "nat", "prerouting", "-100"),
         Hook::Tproxy => ("prerouting", "filter", "prerouting", "-150"),
+        Hook::Mark => ("output", "route", "output", "-150"),
+        Hook::Divert => ("divert", "filter", "prerouting", "-150"),
+        Hook::Kept => ("kept", "route", "output", "-150"),
     };
     let mut line = |text: &str| {
         out.push('\t');
@@ -42,10 +47,18 @@ fn write_chain(out: &mut String, chain: &Chain) {
         lines.push(format!("udp dport 53 redirect to :{port}"));
     }
     lines.push("meta l4proto != tcp return".to_owned());
+    if chain.hook == Hook::Mark {
+        lines.push(format!(
+            "ct direction original ct mark {LEAVING:#x} meta mark set {LEAVING:#x} return"
+        ));
+    }
+    if matches!(chain.hook, Hook::Mark | Hook::Tproxy) {
+        lines.push("ct state != new return".to_owned());
+    }
     for step in &chain.steps {
         step_lines(step, chain.hook, &mut lines);
     }
-    lines.push(match chain.hook {
+    let last = match chain.hook {
         Hook::Output => format!("meta l4proto tcp redirect to :{}", chain.port),
         Hook::Prerouting => format!(
             "fib daddr type local meta l4proto tcp redirect to :{}",
@@ -55,7 +68,17 @@ fn write_chain(out: &mut String, chain: &Chain) {
             "fib daddr type local meta l4proto tcp tproxy to :{}",
             chain.port
         ),
-    });
+        Hook::Mark => format!("ct mark set {LEAVING:#x} meta mark set {LEAVING:#x}"),
+        Hook::Divert => format!(
+            "iifname \"lo\" meta mark {LEAVING:#x} meta l4proto tcp tproxy to :{}",
+            chain.port
+        ),
+        Hook::Kept => {
+            lines.push(format!("meta mark {KEPT:#x} ct mark set {KEPT:#x}"));
+            format!("ct direction reply ct mark {KEPT:#x} meta mark set {KEPT:#x}")
+        }
+    };
+    lines.push(last);
     line(&format!("chain {name} {{"));
     for text in &lines {
         line(&format!("\t{text}"));
@@ -92,7 +115,7 @@ fn step_lines(step: &Step, hook: Hook, lines: &mut Vec<String>) {
 }
 
 fn key_and_value(one: &Match, hook: Hook) -> (&'static str, String) {
-    let leaves = hook == Hook::Output;
+    let leaves = hook.leaves();
     match one {
         Match::User(id) => ("meta skuid", id.to_string()),
         Match::Group(id) => ("meta skgid", id.to_string()),

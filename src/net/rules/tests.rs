@@ -157,6 +157,97 @@ fn tproxy_stands_in_mangle() {
 }
 
 #[test]
+fn what_leaves_by_tproxy_is_marked_and_comes_back_over_loopback() {
+    let mut rules = usual();
+    if let Some(inbound) = &mut rules.inbound {
+        (inbound.tproxy, inbound.keep_source) = (true, true);
+    }
+    if let Some(outbound) = &mut rules.outbound {
+        outbound.tproxy = true;
+    }
+    assert_eq!(rules.marks(), [LEAVING, KEPT]);
+    let text = nft::install(&rules.chains());
+    let expected = "\
+\tchain output {
+\t\ttype route hook output priority -150; policy accept;
+\t\tmeta l4proto != tcp return
+\t\tct direction original ct mark 0x70696d meta mark set 0x70696d return
+\t\tct state != new return
+\t\tmeta skuid { 65532 } return
+\t\tmeta mark { 7367022 } return
+\t\toifname { \"lo\" } return
+\t\toifname { \"docker*\" } return
+\t\ttcp dport { 53 } return
+\t\tip daddr { 10.0.0.0/8 } return
+\t\tip6 daddr { fd00::/8 } return
+\t\tct mark set 0x70696d meta mark set 0x70696d
+\t}
+\tchain divert {
+\t\ttype filter hook prerouting priority -150; policy accept;
+\t\tmeta l4proto != tcp return
+\t\tiifname \"lo\" meta mark 0x70696d meta l4proto tcp tproxy to :15602
+\t}
+";
+    assert!(text.contains(expected), "{text}");
+    let expected = "\
+\t\tmeta mark 0x70696e ct mark set 0x70696e
+\t\tct direction reply ct mark 0x70696e meta mark set 0x70696e
+";
+    assert!(text.contains(expected), "{text}");
+    let text = iptables::install(&rules.chains(), iptables::Family::Ipv4, "");
+    for line in [
+        "-A PILLION_OUTPUT -m conntrack ! --ctstate NEW -j RETURN",
+        "-A PILLION_OUTPUT -p tcp -j CONNMARK --set-mark 0x70696d",
+        "-A PILLION_OUTPUT -p tcp -j MARK --set-mark 0x70696d",
+        "-A PILLION_DIVERT -p tcp -i lo -m mark --mark 0x70696d -j TPROXY --on-port 15602",
+        "-A PREROUTING -p tcp -j PILLION_DIVERT",
+        "-A OUTPUT -p tcp -j PILLION_KEPT",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(!text.contains("*nat"), "{text}");
+}
+
+#[test]
+fn routes_change_by_what_is_missing_and_what_is_too_much() {
+    const BOTH: &str = "0:\tfrom all lookup local\n32764:\tfrom all fwmark 0x70696e lookup 15602\n\
+        32765:\tfrom all fwmark 0x70696d lookup 15602 \n32766:\tfrom all lookup main\n\
+        local default dev lo scope host \n";
+    for (marks, saved, expected) in [
+        (
+            &[LEAVING][..],
+            "0:\tfrom all lookup local\n",
+            "route add local default dev lo table 15602\nrule add fwmark 0x70696d lookup 15602\n",
+        ),
+        (&[LEAVING, KEPT], BOTH, ""),
+        (&[KEPT], BOTH, "rule del fwmark 0x70696d lookup 15602\n"),
+        (
+            &[],
+            BOTH,
+            "rule del fwmark 0x70696e lookup 15602\nrule del fwmark 0x70696d lookup 15602\n\
+             route del local default dev lo table 15602\n",
+        ),
+        (&[], "0:\tfrom all lookup local\n", ""),
+    ] {
+        assert_eq!(route::install(marks, saved), expected);
+    }
+}
+
+#[test]
+fn what_failed_half_way_is_put_back() {
+    let before = "*nat\n:OUTPUT ACCEPT [0:0]\n:PILLION_OUTPUT - [0:0]\n-A OUTPUT -p tcp -j PILLION_OUTPUT\n\
+        -A PILLION_OUTPUT -p tcp -j REDIRECT --to-ports 1\nCOMMIT\n";
+    let now = "*nat\n:PILLION_OUTPUT - [0:0]\n:PILLION_OUTPUT_2 - [0:0]\n-A OUTPUT -p tcp -j PILLION_OUTPUT\n\
+        -A PILLION_OUTPUT -g PILLION_OUTPUT_2\nCOMMIT\n";
+    assert_eq!(
+        iptables::put_back(before, now),
+        "*nat\n:PILLION_OUTPUT - [0:0]\n:PILLION_OUTPUT_2 - [0:0]\n-D OUTPUT -p tcp -j PILLION_OUTPUT\n\
+         -A OUTPUT -p tcp -j PILLION_OUTPUT\n-A PILLION_OUTPUT -p tcp -j REDIRECT --to-ports 1\n\
+         -X PILLION_OUTPUT_2\nCOMMIT\n"
+    );
+}
+
+#[test]
 fn texts_that_could_say_something_else_are_refused() {
     for text in ["", "0", "65536", "80-", "90-80", "http", "80;flush ruleset"] {
         assert!(text.parse::<Ports>().is_err(), "{text}");

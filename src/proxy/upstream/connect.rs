@@ -1,6 +1,7 @@
 //! Opening one upstream connection: name, TCP, TLS.
 
 use std::io;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::model::HostPort;
 use crate::net::netns::Netns;
+use crate::net::source;
 use crate::net::tls::Alpn;
 use crate::net::tls::ClientTls;
 use crate::net::tls::MaybeTls;
@@ -30,6 +32,8 @@ pub struct Connector {
     pub tls_handshake: Duration,
     /// The network of the program's own, when it has one.
     pub inside: Option<Inside>,
+    /// The address to connect from, where it is not ours.
+    pub from: Option<IpAddr>,
 }
 
 /// Loopback addresses mean the program's own network first.
@@ -99,7 +103,7 @@ impl Connector {
     /// # Errors
     /// Name, connect and time-out failures.
     pub async fn open_tcp(&self, to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyError> {
-        within(self.connect, open_tcp(to, self.inside.as_ref()))
+        within(self.connect, self.dial_name(to))
             .await
             .unwrap_or_else(|after| {
                 Err(ProxyError::ConnectTimeout {
@@ -108,32 +112,30 @@ impl Connector {
                 })
             })
     }
-}
 
-async fn open_tcp(
-    to: &HostPort,
-    inside: Option<&Inside>,
-) -> Result<(TcpStream, ConnectTiming), ProxyError> {
-    let begun = Instant::now();
-    let addresses = resolve(to).await?;
-    let resolved = Instant::now();
-    let tcp = race(&addresses, inside)
-        .await
-        .map_err(|source| ProxyError::Connect {
+    async fn dial_name(&self, to: &HostPort) -> Result<(TcpStream, ConnectTiming), ProxyError> {
+        let failed = |source| ProxyError::Connect {
             to: to.to_string(),
             source,
-        })?;
-    tcp.set_nodelay(true)
-        .map_err(|source| ProxyError::Connect {
-            to: to.to_string(),
-            source,
-        })?;
-    let timing = ConnectTiming {
-        resolve: resolved - begun,
-        connect: resolved.elapsed(),
-        tls: Duration::ZERO,
-    };
-    Ok((tcp, timing))
+        };
+        let begun = Instant::now();
+        let addresses = resolve(to).await?;
+        let resolved = Instant::now();
+        let tcp = match (self.from, &addresses[..]) {
+            (Some(from), [only]) if from.is_ipv4() == only.is_ipv4() => {
+                source::connect(from, *only).await
+            }
+            _ => race(&addresses, self.inside.as_ref()).await,
+        };
+        let tcp = tcp.map_err(failed)?;
+        tcp.set_nodelay(true).map_err(failed)?;
+        let timing = ConnectTiming {
+            resolve: resolved - begun,
+            connect: resolved.elapsed(),
+            tls: Duration::ZERO,
+        };
+        Ok((tcp, timing))
+    }
 }
 
 async fn resolve(to: &HostPort) -> Result<Vec<SocketAddr>, ProxyError> {

@@ -5,6 +5,7 @@
 mod connect;
 mod pool;
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Destination {
     pub tls: Option<TlsTarget>,
     /// HTTP/2 instead of HTTP/1.
     pub http2: bool,
+    /// The address it comes from, where that is not ours.
+    pub from: Option<IpAddr>,
 }
 
 /// TLS towards one name.

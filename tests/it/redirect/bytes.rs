@@ -18,6 +18,7 @@ use crate::redirect::both;
 use crate::redirect::wait_for;
 use crate::support::netns::Namespace;
 use crate::support::netns::POD;
+use crate::support::netns::WORLD;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const DETECTED: &str = "pillion_detected_protocols_total";
@@ -61,12 +62,17 @@ fn all_of(mut stream: TcpStream) -> io::Result<Vec<u8>> {
 
 #[test]
 fn bytes_pass_unchanged_and_each_direction_ends_by_itself() {
-    let settings = json!({ "passthrough": { "hold": "100ms" } });
-    let Some(bench) = Bench::start(settings, &[]) else {
-        return;
-    };
-    serve(&bench.net.pod, 3000, reverse);
-    let noise: Vec<u8> = (0..300_000_u32)
+    let serving = |bench: &Bench| serve(&bench.net.pod, 3000, reverse);
+    // Spliced, and copied.
+    for splice in [true, false] {
+        let settings = json!({ "passthrough": { "hold": "100ms", "splice": splice } });
+        Bench::both(settings, &[], serving, |bench| bytes_pass(bench));
+    }
+}
+
+fn bytes_pass(bench: &Bench) {
+    // Enough to be spliced, and no number of buffers.
+    let noise: Vec<u8> = (0..3_000_001_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
     let mut detected = 0.0;
@@ -99,7 +105,128 @@ fn bytes_pass_unchanged_and_each_direction_ends_by_itself() {
     );
     let sent = bench.metric("pillion_sent_bytes_total", &["downstream", "inbound"]);
     let received = bench.metric("pillion_received_bytes_total", &["downstream", "inbound"]);
-    assert!(sent == received && sent > 600_000.0, "{sent} {received}");
+    assert!(sent == received && sent > 6_000_000.0, "{sent} {received}");
+}
+
+#[test]
+fn a_reset_is_passed_on_in_both_directions_whatever_carries_the_bytes() {
+    // Sends until it cannot, or is told to break.
+    fn pour(mut stream: TcpStream) {
+        let mut how = [0; 2];
+        stream.read_exact(&mut how).unwrap();
+        for _ in 0..200 {
+            if stream.write_all(&[7; 65_536]).is_err() {
+                return;
+            }
+        }
+        if how[1] == b'R' {
+            reset(&stream);
+        }
+    }
+    for splice in [true, false] {
+        let settings = json!({ "passthrough": { "splice": splice } });
+        let Some(bench) = Bench::start(settings, &[]) else {
+            return;
+        };
+        serve(&bench.net.pod, 3000, pour);
+        let closed = "pillion_connections_closed_total";
+        // The server breaks.
+        let mut stream = connect(&bench.net.world, POD[0], 3000);
+        stream.write_all(b"\0R").unwrap();
+        let mut all = Vec::new();
+        let error = stream.read_to_end(&mut all).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(all.iter().all(|byte| *byte == 7));
+        bench.counted(closed, &["upstream", "inbound", "error"], 1.0);
+        // The client breaks while bytes are on their way.
+        let mut stream = connect(&bench.net.world, POD[0], 3000);
+        stream.write_all(b"\0C").unwrap();
+        stream.read_exact(&mut vec![0; 1_000_000]).unwrap();
+        reset(&stream);
+        drop(stream);
+        bench.counted(closed, &["downstream", "inbound", "error"], 1.0);
+        bench.counted("pillion_connections_active", &["inbound"], 0.0);
+    }
+}
+
+/// Closing it is a reset.
+fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+#[test]
+fn what_is_not_named_passes_untouched_and_uncounted() {
+    const UDP: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.sendto(b'ping', (sys.argv[1], 5353))
+print(s.recv(10).decode())
+";
+    fn tell_peer(mut stream: TcpStream) {
+        let peer = stream.peer_addr().unwrap().ip().to_canonical();
+        write!(stream, "{peer}").unwrap();
+    }
+    let excluded = [
+        "--exclude-outbound-ports",
+        "9100",
+        "--exclude-inbound-ports",
+        "3100",
+    ];
+    let serving = |bench: &Bench| {
+        for (namespace, ports) in [(&bench.net.world, [9100, 53]), (&bench.net.pod, [22, 3100])] {
+            for port in ports {
+                serve(namespace, port, tell_peer);
+            }
+        }
+        bench.net.world.run(|| {
+            let socket = std::net::UdpSocket::bind("[::]:5353").unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16];
+                while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(&buffer[..n], from).unwrap();
+                }
+            });
+        });
+    };
+    Bench::both(json!({}), &excluded, serving, |bench| {
+        let (pod, world) = (&bench.net.pod, &bench.net.world);
+        for (inside, outside) in both(POD).zip(both(WORLD)) {
+            assert_eq!(
+                pod.as_program(&[PYTHON, "-c", UDP, outside])
+                    .unwrap()
+                    .trim(),
+                "ping"
+            );
+            for port in [9100, 53] {
+                assert_eq!(told(pod, outside, port), inside);
+            }
+            for port in [22, 3100] {
+                assert_eq!(
+                    all_of(connect(world, inside, port)).unwrap(),
+                    outside.as_bytes()
+                );
+            }
+        }
+        let opened = bench.metric("pillion_connections_opened_total", &[]);
+        assert_eq!(opened, 0.0, "{:?}", bench.mode);
+        // And what is named is counted.
+        all_of(connect(world, POD[0], 3999)).unwrap_err();
+        bench.counted("pillion_connections_opened_total", &["downstream"], 1.0);
+    });
+}
+
+/// What a server tells the program.
+fn told(namespace: &Namespace, to: &str, port: u16) -> String {
+    const CALL: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+print(s.makefile().read())
+";
+    let args = [PYTHON, "-c", CALL, to, &port.to_string()];
+    namespace.as_program(&args).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -134,12 +261,19 @@ fn odd_connections_have_a_clear_end_and_harm_no_other() {
         "timeouts": { "detect": "300ms", "connect": "400ms" },
         "passthrough": { "hold": "100ms" },
     });
-    let Some(bench) = Bench::start(settings, &[]) else {
-        return;
+    let serving = |bench: &Bench| {
+        serve(&bench.net.pod, 3000, reverse);
+        let hole = "table inet hole { chain input { type filter hook input priority 0; tcp dport 9999 drop; }; }";
+        let line = format!("nft -f - <<'END'\n{hole}\nEND");
+        bench.net.world.sh(&line).unwrap();
+        let within = line.replace("tcp dport 9999", "iifname lo tcp dport 3998");
+        bench.net.pod.sh(&within).unwrap();
     };
-    let world = &bench.net.world;
-    serve(&bench.net.pod, 3000, reverse);
+    Bench::both(settings, &[], serving, odd_connections);
+}
 
+fn odd_connections(bench: &Bench) {
+    let world = &bench.net.world;
     // Dialled directly: the proxy would call itself.
     for port in ["inbound_redirect", "outbound_redirect"] {
         let port = bench.pillion.address(port).port();
@@ -182,8 +316,19 @@ fn odd_connections_have_a_clear_end_and_harm_no_other() {
         ) >= 1.0
     );
 
+    // A black hole, inbound, for a client that speaks no HTTP and for one that says nothing.
+    for said in [&b"\0"[..], b""] {
+        let start = Instant::now();
+        let mut stream = connect(world, POD[0], 3998);
+        stream.write_all(said).unwrap();
+        let error = all_of(stream).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+    let failures = "pillion_upstream_connect_failures_total";
+    bench.counted(failures, &["inbound", "timeout"], 2.0);
+
     // A black hole, outbound.
-    world.sh("nft -f - <<'END'\ntable inet hole { chain input { type filter hook input priority 0; tcp dport 9999 drop; }; }\nEND").unwrap();
     let start = Instant::now();
     let status = [
         "curl",
@@ -276,7 +421,7 @@ fn many_connections_leave_nothing_behind() {
 }
 
 /// Greetings of a server on port 3306 by two addresses, one redirected and one not, in turns.
-pub(super) fn greetings_cost_little(bench: &Bench, rounds: u32) {
+pub(super) fn greetings_cost_little(what: &str, bench: &Bench, rounds: u32) {
     const CLIENT: &str = "
 import socket, time, statistics, sys
 def greeting(host):
@@ -297,7 +442,12 @@ print(*[round(statistics.median(times) * 1e6) for times in zip(*pairs)])
         .split_whitespace()
         .map(|word| word.parse().unwrap())
         .collect();
-    assert!(medians[1] - medians[0] < 1000, "{medians:?} us");
+    let line = format!(
+        "{what}: greeting after {} us directly, {} us through the redirect (medians of {rounds})",
+        medians[0], medians[1]
+    );
+    println!("{line}");
+    assert!(medians[1] - medians[0] < 1000, "{line}");
 }
 
 #[test]
@@ -309,6 +459,6 @@ fn greetings_come_as_fast_as_without_a_proxy() {
         stream.write_all(b"hello").unwrap();
         all_of(stream).unwrap_or_default();
     });
-    greetings_cost_little(&bench, 300);
+    greetings_cost_little("a server", &bench, 300);
     bench.counted(DETECTED, &["outbound", "server_first"], 300.0);
 }

@@ -1,9 +1,11 @@
 //! HTTP/1, HTTP/2 and TLS of programs that know nothing of proxies.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 
 use http::Request;
 use http::Response;
@@ -19,15 +21,20 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::redirect::Bench;
+use crate::redirect::Mode;
 use crate::redirect::PYTHON;
+use crate::redirect::Tool;
 use crate::redirect::at;
 use crate::redirect::both;
 use crate::redirect::inside;
 use crate::redirect::wait_for;
+use crate::support::netns::Namespace;
 use crate::support::netns::POD;
+use crate::support::netns::Running;
 use crate::support::netns::WORLD;
 use crate::support::netns::has;
 use crate::support::netns::program;
+use crate::support::otlp::Span;
 
 /// A program as people write it: `/call?URL` fetches that URL and answers with what it got.
 pub(super) const PROGRAM: &str = "
@@ -40,6 +47,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.startswith('/call?'):
             body = urllib.request.urlopen(self.path[6:], timeout=10).read()
+        elif self.path == '/peer':
+            body = self.client_address[0].encode()
         else:
             body = b'up'
         self.send_response(200)
@@ -85,6 +94,15 @@ impl Service {
         self,
         request: Request<Incoming>,
     ) -> Result<Response<Full<bytes::Bytes>>, hyper::Error> {
+        if request.uri().path() == "/call" {
+            let url = request.uri().query().unwrap_or_default().to_owned();
+            let calling = tokio::task::spawn_blocking(move || {
+                let args = curl(&url, &["--http2-prior-knowledge"]);
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                program(&args).output().unwrap().stdout
+            });
+            return Ok(Response::new(Full::new(calling.await.unwrap().into())));
+        }
         let header = request.headers().get("traceparent");
         let parent = header.map_or(String::new(), |value| value.to_str().unwrap().to_owned());
         self.0.lock().unwrap().push((request.version(), parent));
@@ -114,8 +132,8 @@ fn ask(namespace: &crate::support::netns::Namespace, url: &str, more: &[&str]) -
     namespace.as_program(&args).unwrap()
 }
 
-fn calls_are_linked(settings: serde_json::Value, rules: &[&str]) {
-    let Some(bench) = Bench::start(settings, rules) else {
+fn calls_are_linked(mode: Mode, settings: serde_json::Value) {
+    let Some(bench) = Bench::lead(mode, settings, &[]) else {
         return;
     };
     let service = Service::start(&bench.world, 8080);
@@ -153,120 +171,178 @@ fn calls_are_linked(settings: serde_json::Value, rules: &[&str]) {
     let detected = "pillion_detected_protocols_total";
     bench.counted(detected, &["inbound", "http1"], 2.0);
     bench.counted(detected, &["outbound", "http1"], 2.0);
+    // Over TPROXY the program sees its caller.
+    for (pod, world) in both(POD).zip(both(WORLD)) {
+        let seen = ask(
+            &bench.net.world,
+            &format!("http://{}/peer", at(pod, 3000)),
+            &[],
+        );
+        let seen = seen.trim_start_matches("::ffff:");
+        match bench.mode {
+            Mode::Tproxy(_) => assert_eq!(seen, world),
+            Mode::Redirect(_) => assert_ne!(seen, world),
+        }
+    }
 }
 
 #[test]
 fn a_program_that_knows_of_no_proxy_is_traced_and_linked_through_redirect() {
-    calls_are_linked(json!({}), &[]);
+    calls_are_linked(Mode::Redirect(Tool::Nft), json!({}));
 }
 
 #[test]
 fn a_program_on_loopback_is_reached_by_the_port_that_was_dialled() {
     calls_are_linked(
+        Mode::Redirect(Tool::Nft),
         json!({ "inbound": { "redirect": { "to": "loopback" } } }),
-        &[],
     );
 }
 
 #[test]
-fn tproxy_does_the_same() {
-    calls_are_linked(
-        json!({ "inbound": { "redirect": { "mode": "tproxy" } } }),
-        &["--tproxy"],
-    );
+fn tproxy_does_the_same_and_keeps_the_caller_s_address() {
+    calls_are_linked(Mode::Tproxy(Tool::Nft), json!({}));
 }
 
 #[test]
 fn iptables_does_the_same() {
-    if has("iptables-restore") && has("iptables-save") {
-        calls_are_linked(json!({}), &["--tool", "iptables"]);
-    }
+    calls_are_linked(Mode::Redirect(Tool::Iptables), json!({}));
 }
 
 #[test]
-fn http2_with_prior_knowledge_passes_both_ways() {
-    let Some(bench) = Bench::start(json!({}), &[]) else {
-        return;
-    };
-    let outside = Service::start(&bench.world, 8080);
-    let inside = Service::start(&bench.pod, 3001);
+fn iptables_of_old_does_the_same() {
+    calls_are_linked(Mode::Redirect(Tool::Legacy), json!({}));
+}
+
+#[test]
+fn iptables_does_the_same_by_tproxy() {
+    calls_are_linked(Mode::Tproxy(Tool::Iptables), json!({}));
+}
+
+#[test]
+fn iptables_of_old_does_the_same_by_tproxy() {
+    calls_are_linked(Mode::Tproxy(Tool::Legacy), json!({}));
+}
+
+#[test]
+fn http2_with_prior_knowledge_passes_both_ways_and_is_linked() {
     let body = "x".repeat(200_000);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &body).unwrap();
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
     let data = format!("@{}", file.path().display());
-    Command::new("chmod")
-        .args(["644", &file.path().display().to_string()])
-        .status()
-        .unwrap();
-    let h2 = ["--http2-prior-knowledge", "--data-binary", &data];
-    for (pod, world) in both(POD).zip(both(WORLD)) {
-        let out = ask(&bench.net.pod, &format!("http://{}/", at(world, 8080)), &h2);
-        let arrived = ask(&bench.net.world, &format!("http://{}/", at(pod, 3001)), &h2);
-        assert!(out == body && arrived == body);
-        assert_eq!(outside.last().0, http::Version::HTTP_2);
-        assert_eq!(inside.last().0, http::Version::HTTP_2);
-        assert!(!inside.last().1.is_empty());
-    }
-    let spans = bench.spans(4);
-    assert!(
-        spans
-            .iter()
-            .all(|span| span.attribute("network.protocol.version") == "2")
+    let services: OnceLock<(Service, Service)> = OnceLock::new();
+    let prepare = |bench: &Bench| {
+        let (outside, inside) = (
+            Service::start(&bench.world, 8080),
+            Service::start(&bench.pod, 3001),
+        );
+        services.set((outside, inside)).ok();
+    };
+    Bench::both(json!({}), &[], prepare, |bench| {
+        let (outside, inside) = services.get().unwrap();
+        let h2 = ["--http2-prior-knowledge", "--data-binary", &data];
+        let mut n_spans = 0;
+        for (pod, world) in both(POD).zip(both(WORLD)) {
+            let url = format!("http://{}/call?http://{}/x", at(pod, 3001), at(world, 8080));
+            let answer = ask(&bench.net.world, &url, &["--http2-prior-knowledge"]);
+            assert_eq!(answer, "hello");
+            n_spans += 2;
+            let spans = bench.spans(n_spans).split_off(n_spans - 2);
+            let of = |kind| spans.iter().find(|span| span.kind == kind).unwrap();
+            let (server, client) = (of(2), of(3));
+            assert_eq!(client.parent_id, server.span_id, "{:?}", bench.mode);
+            assert!(outside.last().1.contains(&client.span_id));
+        }
+        // A call without a cause comes last: it says that the program calls by itself.
+        for (pod, world) in both(POD).zip(both(WORLD)) {
+            let out = ask(&bench.net.pod, &format!("http://{}/", at(world, 8080)), &h2);
+            let arrived = ask(&bench.net.world, &format!("http://{}/", at(pod, 3001)), &h2);
+            assert!(out == body && arrived == body);
+            assert_eq!(outside.last().0, http::Version::HTTP_2);
+            assert_eq!(inside.last().0, http::Version::HTTP_2);
+            assert!(!inside.last().1.is_empty());
+            n_spans += 2;
+        }
+        let spans = bench.spans(n_spans);
+        let version = |span: &Span| span.attribute("network.protocol.version") == "2";
+        assert!(spans.iter().all(version));
+    });
+}
+
+/// nginx with TLS on port 8443 of both families; the proxy must not see what it says.
+fn nginx(namespace: &Namespace) -> (Running, tempfile::TempDir) {
+    let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pem = made.signing_key.serialize_pem() + &made.cert.pem();
+    fs::write(folder.path().join("server.pem"), pem).unwrap();
+    fs::write(folder.path().join("index.html"), "secret".repeat(1000)).unwrap();
+    let at = folder.path().display();
+    let config = format!(
+        "daemon off; master_process off; pid {at}/pid; error_log stderr crit;
+        events {{}}
+        http {{
+          access_log off; client_body_temp_path {at}; proxy_temp_path {at}; fastcgi_temp_path {at};
+          uwsgi_temp_path {at}; scgi_temp_path {at};
+          server {{
+            listen 8443 ssl; listen [::]:8443 ssl; http2 on;
+            ssl_certificate {at}/server.pem; ssl_certificate_key {at}/server.pem;
+            root {at};
+          }}
+        }}"
     );
+    // Older ones say it with the port.
+    let config = match namespace.sh("nginx -v 2>&1").unwrap().contains("nginx/1.2") {
+        true => config
+            .replace(" http2 on;", "")
+            .replace("8443 ssl", "8443 ssl http2"),
+        false => config,
+    };
+    fs::write(folder.path().join("nginx.conf"), config).unwrap();
+    let mut server = Command::new("nginx");
+    server.arg("-c").arg(folder.path().join("nginx.conf"));
+    server.args(["-e", "stderr"]);
+    let server = namespace.spawn(server);
+    wait_for("nginx", || {
+        namespace.sh("curl -skf https://[::1]:8443/").ok()
+    });
+    (server, folder)
 }
 
 #[test]
 fn tls_passes_unopened_as_one_span_a_connection() {
-    const SERVER: &str = "
-import http.server, ssl, sys, socket
-class Server(http.server.ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *args): pass
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'secret' * 1000)
-server = Server(('::', 8443), Handler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[1])
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-";
-    let Some(bench) = Bench::start(json!({}), &[]) else {
+    if !has("nginx") {
         return;
-    };
-    let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let pem = folder.path().join("server.pem");
-    fs::write(&pem, made.signing_key.serialize_pem() + &made.cert.pem()).unwrap();
-    let mut server = Command::new(PYTHON);
-    server.args(["-c", SERVER]).arg(&pem);
-    let _server = bench.net.world.spawn(server);
-    wait_for("the server", || {
-        bench.net.world.sh("curl -skf https://[::1]:8443/").ok()
-    });
-    for (round, world) in both(WORLD).enumerate() {
-        let resolve = format!("shop.example:8443:{world}");
-        let url = "https://shop.example:8443/";
-        let answer = ask(&bench.net.pod, url, &["-k", "--resolve", &resolve]);
-        assert_eq!(answer, "secret".repeat(1000));
-        let spans = bench.spans(round + 1);
-        let span = spans.last().unwrap();
-        assert_eq!((span.name.as_str(), span.kind), ("TLS", 3));
-        assert_eq!(span.attribute("pillion.tls.server_name"), "shop.example");
-        assert!(
-            span.attribute("pillion.tls.alpn").contains("h2"),
-            "{span:?}"
-        );
-        assert_eq!(span.attribute("server.address"), "shop.example");
-        assert_eq!(span.attribute("network.peer.address"), world);
-        assert_eq!(span.attribute("pillion.connection.end"), "server");
-        let received: u64 = span
-            .attribute("pillion.tunnel.bytes_received")
-            .parse()
-            .unwrap();
-        assert!(received > 6000, "{received}");
-        assert_eq!(span.attribute("pillion.link.method"), "none");
     }
+    let prepare = |bench: &Bench| (nginx(&bench.net.world), nginx(&bench.net.pod));
+    let settings = json!({ "passthrough": { "inbound_spans": true } });
+    Bench::both(settings, &[], prepare, |bench| {
+        let url = "https://shop.example:8443/";
+        let mut n_spans = 0;
+        for (pod, world) in both(POD).zip(both(WORLD)) {
+            for (namespace, to, kind) in [(&bench.net.pod, world, 3), (&bench.net.world, pod, 2)] {
+                let resolve = format!("shop.example:8443:{to}");
+                let answer = ask(namespace, url, &["-k", "--resolve", &resolve]);
+                assert_eq!(answer, "secret".repeat(1000));
+                n_spans += 1;
+                let spans = bench.spans(n_spans);
+                let span = spans.last().unwrap();
+                assert_eq!((span.name.as_str(), span.kind), ("TLS", kind));
+                assert_eq!(span.attribute("pillion.tls.server_name"), "shop.example");
+                assert!(
+                    span.attribute("pillion.tls.alpn").contains("h2"),
+                    "{span:?}"
+                );
+                assert_eq!(span.attribute("server.address"), "shop.example");
+                assert_eq!(span.attribute("network.peer.address"), world);
+                assert_eq!(span.attribute("pillion.connection.end"), "client");
+                let received = span.attribute("pillion.tunnel.bytes_received");
+                assert!(received.parse::<u64>().unwrap() > 6000, "{received}");
+                match kind {
+                    3 => assert_eq!(span.attribute("pillion.link.method"), "none"),
+                    _ => assert_eq!(span.attribute("client.address"), world),
+                }
+            }
+        }
+    });
 }

@@ -3,8 +3,14 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use crate::redirect::LEGACY;
+use crate::redirect::Mode;
 use crate::redirect::PYTHON;
+use crate::redirect::Tool;
+use crate::redirect::USUAL;
 use crate::redirect::redirect;
+use crate::redirect::redirect_with;
+use crate::support::netns::Namespace;
 use crate::support::netns::Net;
 use crate::support::netns::has;
 use crate::support::netns::program;
@@ -18,7 +24,7 @@ fn twice_is_once_and_removing_leaves_no_trace() {
     if !has("nft") {
         return;
     }
-    let Some(Net { pod, .. }) = Net::new() else {
+    let Some(Net { pod, world: _world }) = Net::new() else {
         return;
     };
     pod.sh(OTHERS).unwrap();
@@ -54,77 +60,158 @@ fn twice_is_once_and_removing_leaves_no_trace() {
     assert!(redirect(&pod, &["show"]).unwrap().starts_with("no rules"));
 }
 
-#[test]
-fn iptables_rules_are_replaced_and_removed_beside_others() {
-    if !has("iptables-restore") || !has("ip6tables-save") {
-        return;
+/// Everything that a tool could change, as the system tells it.
+fn everything(pod: &Namespace, tool: Tool) -> String {
+    let rules = match tool {
+        Tool::Nft => "nft list ruleset",
+        Tool::Iptables => "iptables-save; ip6tables-save",
+        Tool::Legacy => "iptables-legacy-save; ip6tables-legacy-save",
+    };
+    let routes = "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all";
+    let text = pod.sh(&format!("{rules}; {routes}")).unwrap();
+    // An address that the kernel makes up comes when it likes.
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("fe80::"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Rules of others, in every table that we write to.
+fn others(pod: &Namespace, tool: Tool) {
+    let suffix = match tool {
+        Tool::Nft => return drop(pod.sh(OTHERS).unwrap()),
+        Tool::Iptables => "",
+        Tool::Legacy => "-legacy",
+    };
+    for family in ["iptables", "ip6tables"] {
+        for table in ["nat", "mangle"] {
+            pod.sh(&format!(
+                "{family}{suffix} -t {table} -A OUTPUT -p tcp --dport 1 -j RETURN"
+            ))
+            .unwrap();
+        }
     }
-    let Some(Net { pod, .. }) = Net::new() else {
-        return;
-    };
-    pod.sh("for t in iptables ip6tables; do $t -t nat -A OUTPUT -p tcp --dport 1 -j RETURN; done")
-        .unwrap();
-    let rules = || {
-        pod.sh("iptables-save; ip6tables-save")
-            .unwrap()
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    let before = rules();
-    let install = [
-        "install",
-        "--tool",
-        "iptables",
-        "--uids",
-        "1,2",
-        "--exclude-outbound-cidrs",
-        "10.0.0.0/8,fd00::/8",
-    ];
-    redirect(&pod, &install).unwrap();
-    let once = rules();
-    assert!(once.contains("-j REDIRECT --to-ports 15602"), "{once}");
-    redirect(&pod, &install).unwrap();
-    assert_eq!(rules(), once);
-    assert!(
-        redirect(&pod, &["show"])
-            .unwrap()
-            .contains("PILLION_OUTPUT")
-    );
-    redirect(&pod, &["remove"]).unwrap();
-    assert_eq!(rules(), before);
 }
 
 #[test]
-fn what_fails_half_way_leaves_nothing() {
-    if !has("iptables-restore") {
-        return;
+fn every_tool_installs_twice_as_once_replaces_and_removes_beside_others() {
+    for tool in [Tool::Nft, Tool::Iptables, Tool::Legacy] {
+        if !tool.is_there() || !has("ip") {
+            continue;
+        }
+        let Some(Net { pod, world: _world }) = Net::new() else {
+            return;
+        };
+        others(&pod, tool);
+        let before = everything(&pod, tool);
+        let more = [
+            "--uids",
+            "1,2",
+            "--exclude-outbound-cidrs",
+            "10.0.0.0/8,fd00::/8",
+        ];
+        for mode in [
+            Mode::Redirect(tool),
+            Mode::Tproxy(tool),
+            Mode::Redirect(tool),
+        ] {
+            let mut args = mode.rules();
+            args.extend(more);
+            redirect_with(&pod, tool, &args).unwrap();
+            let once = everything(&pod, tool);
+            redirect_with(&pod, tool, &args).unwrap();
+            assert_eq!(everything(&pod, tool), once, "{mode:?}");
+            let is_tproxy = matches!(mode, Mode::Tproxy(_));
+            assert_eq!(once.to_lowercase().contains("tproxy"), is_tproxy, "{once}");
+            assert_eq!(
+                once.contains("fwmark 0x70696d lookup 15602"),
+                is_tproxy,
+                "{once}"
+            );
+            let shown = redirect_with(&pod, tool, &["show"]).unwrap();
+            assert_eq!(shown.contains("fwmark"), is_tproxy, "{shown}");
+            assert!(shown.to_lowercase().contains("pillion"), "{shown}");
+        }
+        redirect_with(&pod, tool, &Mode::Tproxy(tool).rules()).unwrap();
+        redirect_with(&pod, tool, &["remove"]).unwrap();
+        assert_eq!(everything(&pod, tool), before);
     }
-    let Some(Net { pod, .. }) = Net::new() else {
-        return;
+}
+
+/// Installs with a tool that does its work and then fails; what was there before is to be there again.
+#[test]
+fn what_fails_half_way_leaves_what_was_there() {
+    let real = |name: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|folder| folder.join(name));
+        found.into_iter().find(|at| at.is_file()).unwrap()
     };
-    // A tool for IPv6 that fails, in front of the real one.
-    let folder = tempfile::tempdir().unwrap();
-    let fake = folder.path().join("ip6tables-restore");
-    std::fs::write(&fake, "#!/bin/sh\necho no >&2\nexit 1\n").unwrap();
-    std::os::unix::fs::symlink("/bin/true", folder.path().join("true")).unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let script = format!(
-        "chmod 755 {fake}; PATH={folder}:{path} {pillion} redirect install --tool iptables 2>&1; echo status $?; iptables-save",
-        fake = fake.display(),
-        folder = folder.path().display(),
-        pillion = env!("CARGO_BIN_EXE_pillion"),
-    );
-    let printed = pod.sh(&script).unwrap();
-    assert!(
-        printed.contains("ip6tables-restore refused the rules: no"),
-        "{printed}"
-    );
-    assert!(
-        printed.contains("status 1") && !printed.contains("PILLION_OUTPUT"),
-        "{printed}"
-    );
+    for (tool, failing) in [
+        (Tool::Nft, "nft"),
+        (Tool::Iptables, "ip6tables-restore"),
+        (Tool::Iptables, "iptables-restore"),
+        (Tool::Legacy, "ip6tables-restore"),
+    ] {
+        if !tool.is_there() || !has("ip") {
+            continue;
+        }
+        let Some(Net { pod, world: _world }) = Net::new() else {
+            return;
+        };
+        others(&pod, tool);
+        let folder = tempfile::tempdir().unwrap();
+        let mut links = vec![];
+        if tool == Tool::Legacy {
+            links.extend(USUAL.into_iter().zip(LEGACY));
+        }
+        for (usual, legacy) in links.into_iter().filter(|(usual, _)| *usual != failing) {
+            std::os::unix::fs::symlink(real(legacy), folder.path().join(usual)).unwrap();
+        }
+        let fake = folder.path().join(failing);
+        let behind = match tool {
+            Tool::Legacy => real(&failing.replace("tables-", "tables-legacy-")),
+            _ => real(failing),
+        };
+        // The tool fails the first time; what is taken back is taken back by one that works.
+        let script = format!(
+            "#!/bin/sh\nif [ -e {mark} ] || [ $1 = list ]; then exec {behind} \"$@\"; fi\n: >{mark}\n\
+             {nft} || {behind} \"$@\"\necho no >&2\nexit 1\n",
+            mark = folder.path().join("failed").display(),
+            behind = behind.display(),
+            nft = if tool == Tool::Nft { "true" } else { "false" },
+        );
+        std::fs::write(&fake, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&fake, mode).unwrap();
+        let install = |mode: Mode| {
+            let args = mode.rules().join(" ");
+            let line = format!(
+                "PATH={}:$PATH {} redirect {args} 2>&1; echo status $?",
+                folder.path().display(),
+                env!("CARGO_BIN_EXE_pillion"),
+            );
+            pod.sh(&line).unwrap()
+        };
+        let before = everything(&pod, tool);
+        let printed = install(Mode::Tproxy(tool));
+        let told = format!("{failing} refused the rules: no");
+        assert!(
+            printed.contains(&told) && printed.contains("status 1"),
+            "{printed}"
+        );
+        assert_eq!(everything(&pod, tool), before, "{failing} of {tool:?}");
+        // And where something was installed, that stays.
+        assert!(install(Mode::Redirect(tool)).contains("status 0"));
+        let before = everything(&pod, tool);
+        std::fs::remove_file(folder.path().join("failed")).unwrap();
+        let printed = install(Mode::Tproxy(tool));
+        assert!(printed.contains("status 1"), "{printed}");
+        assert_eq!(
+            everything(&pod, tool),
+            before,
+            "{failing} of {tool:?}, replacing"
+        );
+    }
 }
 
 #[test]
