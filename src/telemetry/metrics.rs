@@ -29,8 +29,8 @@ pub use families::{FAMILIES, Family, Kind};
 pub use handles::{
     ActiveGauge, ActiveGuard, ConfigMetrics, ConnectionMetrics, CounterSet, CounterTable,
     ExtractMetrics, LinkMetrics, LogMetrics, OpenConnection, PoolMetrics, PropagationMetrics,
-    ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics, SpanMetrics, TlsMetrics,
-    TrafficMetrics,
+    ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics, SpanMetrics, SpoolLedger,
+    SpoolMetrics, TlsMetrics, TrafficMetrics,
 };
 pub use labels::{
     CloseReason, ConnectFailure, Detected, Direction, ErrorType, ExtractResult, Label, LinkOutcome,
