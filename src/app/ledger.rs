@@ -5,8 +5,10 @@
 
 use crate::model::Text;
 use crate::reporter::Reporters;
+use crate::reporter::SpoolSnapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::ReporterLedger;
+use crate::telemetry::metrics::SpoolLedger;
 use crate::tracer::Ledger;
 
 /// Copies the books into the metrics. `first`: the reporters that were there from the start.
@@ -39,10 +41,28 @@ pub(super) fn publish(metrics: &Metrics, ledger: &Ledger, reporters: &Reporters,
                 failures: book.failures,
                 panics: book.panics,
             });
+        if book.spool.capacity > 0 {
+            publish_spool(metrics, &book.name, &book.spool);
+        }
     }
     let handles = metrics.spans();
     handles.started.absolute(spans.started);
     handles.unsampled.absolute(spans.unsampled);
     handles.finished.absolute(spans.reported);
     handles.active.set(spans.open);
+}
+
+fn publish_spool(metrics: &Metrics, reporter: &str, spool: &SpoolSnapshot) {
+    metrics.spool(reporter).publish_ledger(&SpoolLedger {
+        spans: spool.spans,
+        bytes: spool.bytes,
+        capacity: spool.capacity,
+        written: spool.written,
+        failures: spool.failures,
+        damaged: spool.damaged,
+        recovered: spool.recovered,
+        recovered_exported: spool.recovered_exported,
+        recovered_dropped: spool.recovered_dropped,
+        recovered_queued: spool.recovered_queued,
+    });
 }

@@ -17,6 +17,13 @@ use crate::model::Status;
 use crate::model::TraceId;
 use crate::model::Value;
 
+/// The key under which a context carries the priority that a Datadog caller gave it.
+pub const PRIORITY: &str = "datadog.priority";
+/// The key of a Datadog caller's origin.
+pub const ORIGIN: &str = "datadog.origin";
+/// The key of a Datadog caller's tags.
+pub const TAGS: &str = "datadog.tags";
+
 /// The spans as an array of traces, and how many traces that are.
 pub fn encode(spans: &[Arc<Span>]) -> (usize, Vec<u8>) {
     let mut traces: Vec<(TraceId, Vec<&Span>)> = Vec::new();
@@ -98,7 +105,7 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
     {
         meta.push(("error.message", description.to_string()));
     }
-    if let Some(origin) = span.context.carried.get("datadog.origin") {
+    if let Some(origin) = span.context.carried.get(ORIGIN) {
         meta.push(("_dd.origin", origin.to_string()));
     }
     if is_first {
@@ -108,7 +115,7 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
                 format!("{:016x}", span.context.trace_id.high()),
             ));
         }
-        let tags = span.context.carried.get("datadog.tags");
+        let tags = span.context.carried.get(TAGS);
         for (key, value) in tags
             .iter()
             .flat_map(|tags| tags.split(','))
@@ -116,7 +123,7 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
         {
             meta.push((key, value.to_owned()));
         }
-        let kept = span.context.carried.get("datadog.priority");
+        let kept = span.context.carried.get(PRIORITY);
         let kept = kept
             .and_then(|kept| kept.parse().ok())
             .filter(|kept| *kept > 0.0);
@@ -282,9 +289,9 @@ mod tests {
         let mut server = full_span();
         server.kind = Kind::Server;
         server.context.carried = [
-            ("datadog.priority", "2".into()),
-            ("datadog.origin", "rum".into()),
-            ("datadog.tags", "_dd.p.dm=-4".into()),
+            (PRIORITY, "2".into()),
+            (ORIGIN, "rum".into()),
+            (TAGS, "_dd.p.dm=-4".into()),
         ]
         .into_iter()
         .collect();

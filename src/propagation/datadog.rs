@@ -10,6 +10,7 @@ use std::fmt::Write;
 use http::HeaderMap;
 use http::HeaderName;
 
+use crate::codec::datadog;
 use crate::model::BaggageItem;
 use crate::model::Carried;
 use crate::model::SamplingState;
@@ -31,11 +32,6 @@ static PRIORITY: HeaderName = HeaderName::from_static("x-datadog-sampling-priori
 static ORIGIN: HeaderName = HeaderName::from_static("x-datadog-origin");
 static TAGS: HeaderName = HeaderName::from_static("x-datadog-tags");
 static ALL: [&HeaderName; 5] = [&TRACE_ID, &PARENT_ID, &PRIORITY, &ORIGIN, &TAGS];
-
-/// The items kept for the way out: the priority where it says more than the decision, the origin, the tags but `tid`.
-const KEPT_PRIORITY: &str = "datadog.priority";
-const KEPT_ORIGIN: &str = "datadog.origin";
-const KEPT_TAGS: &str = "datadog.tags";
 
 /// The longest decimal number of 64 bits, sign and blanks.
 const MAX_NUMBER: usize = 40;
@@ -112,8 +108,8 @@ impl Format for Datadog {
         wire::put(&PARENT_ID, parent.as_bytes(), headers);
         let kept = |key| context.carried.get(key).map(Text::as_str);
         wire::put_or_remove(&PRIORITY, priority_of(context), headers);
-        wire::put_or_remove(&ORIGIN, kept(KEPT_ORIGIN), headers);
-        let mut tags = kept(KEPT_TAGS).unwrap_or_default().to_owned();
+        wire::put_or_remove(&ORIGIN, kept(datadog::ORIGIN), headers);
+        let mut tags = kept(datadog::TAGS).unwrap_or_default().to_owned();
         if context.trace_id.high() != 0 {
             let separator = if tags.is_empty() { "" } else { "," };
             let high = context.trace_id.high();
@@ -131,7 +127,7 @@ impl Format for Datadog {
 
 /// The kept priority where it still says what was decided.
 fn priority_of(context: &SpanContext) -> Option<&str> {
-    let kept = context.carried.get(KEPT_PRIORITY).map(Text::as_str);
+    let kept = context.carried.get(datadog::PRIORITY).map(Text::as_str);
     let is_rejection = kept.is_some_and(|priority| priority.starts_with('-'));
     match context.state {
         SamplingState::Accept => kept.filter(|_| !is_rejection).or(Some("1")),
@@ -143,12 +139,12 @@ fn priority_of(context: &SpanContext) -> Option<&str> {
 
 fn carried(priority: Option<i64>, headers: &HeaderMap, tags: String) -> Carried {
     let priority = priority.filter(|priority| ![0, 1].contains(priority));
-    let priority = priority.map(|priority| (KEPT_PRIORITY, Text::from(priority.to_string())));
+    let priority = priority.map(|priority| (datadog::PRIORITY, Text::from(priority.to_string())));
     let origin = wire::single(&ORIGIN, MAX_TAGS, headers).ok().flatten();
     let origin = origin.and_then(|origin| std::str::from_utf8(origin).ok());
     let origin = origin.filter(|origin| !origin.is_empty());
-    let origin = origin.map(|origin| (KEPT_ORIGIN, Text::new(origin)));
-    let tags = (!tags.is_empty()).then(|| (KEPT_TAGS, Text::from(tags)));
+    let origin = origin.map(|origin| (datadog::ORIGIN, Text::new(origin)));
+    let tags = (!tags.is_empty()).then(|| (datadog::TAGS, Text::from(tags)));
     priority.into_iter().chain(origin).chain(tags).collect()
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use crate::model::Text;
+use crate::reporter::spool::SpoolSnapshot;
 
 /// Why a span did not reach its collector. Closed: these are the values of the metric label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,11 +27,15 @@ pub enum Reason {
     Shutdown,
     /// The sender panicked while it had the span.
     Panic,
+    /// It was the oldest in a spool that had no room for a newer one.
+    SpoolFull,
+    /// It was in the spool, but what is there now cannot be read.
+    SpoolDamaged,
 }
 
 impl Reason {
     /// Every reason, in the order of the book.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::QueueFull,
         Self::Rejected,
         Self::RetriesExhausted,
@@ -39,6 +44,8 @@ impl Reason {
         Self::SendFailed,
         Self::Shutdown,
         Self::Panic,
+        Self::SpoolFull,
+        Self::SpoolDamaged,
     ];
 
     /// The value of the metric label.
@@ -52,6 +59,8 @@ impl Reason {
             Self::SendFailed => "send_failed",
             Self::Shutdown => "shutdown",
             Self::Panic => "panic",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolDamaged => "spool_damaged",
         }
     }
 }
@@ -84,6 +93,11 @@ impl Ledger {
     /// Enters one span; answers how many had been entered before.
     pub(super) fn accept(&self) -> u64 {
         self.accepted.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Enters spans that were found rather than handed over.
+    pub(super) fn accept_many(&self, spans: u64) {
+        self.accepted.0.fetch_add(spans, Ordering::Relaxed);
     }
 
     pub(super) fn set_capacity(&self, spans: usize) {
@@ -133,6 +147,7 @@ impl Ledger {
             failures: self.failures.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             last_error: self.last_error.lock().clone(),
+            spool: SpoolSnapshot::default(),
         }
     }
 }
@@ -150,7 +165,7 @@ pub struct Snapshot {
     pub exported: u64,
     /// Spans lost, by reason.
     pub dropped: [(Reason, u64); Reason::ALL.len()],
-    /// Spans waiting in the queue or on their way.
+    /// Spans waiting in the queue or the spool, or on their way.
     pub queued: u64,
     /// Spans that the queue can hold.
     pub capacity: u64,
@@ -162,6 +177,8 @@ pub struct Snapshot {
     pub panics: u64,
     /// What the last failure said.
     pub last_error: Option<Text>,
+    /// What waits on the disk.
+    pub spool: SpoolSnapshot,
 }
 
 impl Snapshot {

@@ -14,6 +14,7 @@ mod queue;
 mod retry;
 mod run;
 mod sender;
+mod spool;
 
 mod datadog;
 mod failover;
@@ -36,21 +37,25 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::model::HostPort;
 use crate::model::Span;
 use crate::model::Text;
-use crate::reporter::ledger::Ledger;
 use crate::reporter::queue::Queue;
 use crate::reporter::run::REFRESH_INTERVAL;
 use crate::reporter::run::Runner;
 use crate::reporter::run::Warnings;
+use crate::reporter::run::spooled::Spooled;
 use crate::reporter::sender::Sender;
+use crate::reporter::spool::Books;
+use crate::reporter::spool::Spool;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use ledger::{Reason, Snapshot};
 pub use queue::Config as QueueConfig;
 pub use retry::Config as RetryConfig;
+pub use spool::{Config as SpoolConfig, SpoolSnapshot};
 
 /// Takes finished, sampled spans from the request path and fans them out to every configured reporter.
 pub trait Sink: Send + Sync {
@@ -171,6 +176,11 @@ impl Config {
                 "queue.capacity must lie between 1 and 1000000 and queue.batch must be at least 1",
             ));
         }
+        if queue.spool.max_size.0 < spool::MIN_SIZE {
+            return Err(BuildError::Conflict(
+                "queue.spool.max_size must be at least 256kiB",
+            ));
+        }
         self.sender().map(drop)
     }
 }
@@ -182,6 +192,8 @@ pub struct Reporters {
     queues: ArcSwap<Vec<Arc<Queue>>>,
     store: Option<Arc<dyn Sink>>,
     observe: Option<Observe>,
+    /// What this process signs its spools with.
+    writer: u64,
     control: Mutex<Control>,
 }
 
@@ -196,7 +208,7 @@ struct Control {
 struct Book {
     name: Text,
     kind: &'static str,
-    ledger: Arc<Ledger>,
+    books: Books,
 }
 
 struct Running {
@@ -226,6 +238,7 @@ impl Reporters {
             queues: ArcSwap::default(),
             store,
             observe,
+            writer: fastrand::u64(..),
             control: Mutex::default(),
         };
         // Nothing ran before, so nothing is replaced and there is no flush to wait for.
@@ -261,7 +274,10 @@ impl Reporters {
         control
             .books
             .iter()
-            .map(|book| book.ledger.snapshot(&book.name, book.kind))
+            .map(|book| Snapshot {
+                spool: book.books.spool.snapshot(),
+                ..book.books.own.snapshot(&book.name, book.kind)
+            })
             .collect()
     }
 
@@ -308,14 +324,14 @@ impl Reporters {
         config: Config,
         sender: Box<dyn Sender>,
     ) -> Running {
-        let ledger = control.ledger(&name, config.kind());
-        let queue = Arc::new(Queue::new(config.queue(), Arc::clone(&ledger)));
+        let books = control.books(&name, config.kind());
+        let queue = Arc::new(Queue::new(config.queue(), Arc::clone(&books.own)));
         let (stop, stopped) = watch::channel(None);
         let runner = Runner {
             name: name.clone(),
             config: config.clone(),
             queue: Arc::clone(&queue),
-            ledger,
+            ledger: Arc::clone(&books.own),
             sender: Some(sender),
             stop: stopped,
             observe: self.observe.clone(),
@@ -323,13 +339,25 @@ impl Reporters {
             quiet_until: None,
             next_refresh: Instant::now() + REFRESH_INTERVAL,
         };
+        let task = match self.spool(&name, &config, books) {
+            Some(spool) => tokio::spawn(Spooled::new(runner, spool).run()),
+            None => tokio::spawn(runner.run()),
+        };
         Running {
             name,
             config,
             queue,
             stop,
-            task: tokio::spawn(runner.run()),
+            task,
         }
+    }
+
+    fn spool(&self, name: &Text, config: &Config, books: Books) -> Option<Spool> {
+        let settings = &config.queue().spool;
+        let folder = settings.folder.as_ref()?.join(name.as_str());
+        Spool::start(settings, folder, self.writer, books)
+            .inspect_err(|error| warn!(reporter = %name, %error, "no thread for the spool"))
+            .ok()
     }
 }
 
@@ -346,17 +374,17 @@ impl Sink for Reporters {
 
 impl Control {
     /// The book under this name; a name that comes back goes on where it stopped.
-    fn ledger(&mut self, name: &Text, kind: &'static str) -> Arc<Ledger> {
+    fn books(&mut self, name: &Text, kind: &'static str) -> Books {
         if let Some(book) = self.books.iter().find(|book| book.name == *name) {
-            return Arc::clone(&book.ledger);
+            return book.books.clone();
         }
-        let ledger = Arc::new(Ledger::default());
+        let books = Books::default();
         self.books.push(Book {
             name: name.clone(),
             kind,
-            ledger: Arc::clone(&ledger),
+            books: books.clone(),
         });
-        ledger
+        books
     }
 }
 

@@ -11,6 +11,7 @@ use crate::model::HumanDuration;
 use crate::model::Span;
 use crate::reporter::ledger::Ledger;
 use crate::reporter::ledger::Reason;
+use crate::reporter::spool;
 
 /// How spans wait for a reporter.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -32,6 +33,9 @@ pub struct Config {
     ///
     /// Unit: duration. Default: `1s`. Reload: live.
     pub flush_interval: HumanDuration,
+
+    /// Where spans wait while the collector is out of reach, beyond what memory holds. Reload: live.
+    pub spool: spool::Config,
 }
 
 impl Default for Config {
@@ -40,6 +44,7 @@ impl Default for Config {
             capacity: 2048,
             batch: 512,
             flush_interval: HumanDuration::from_secs(1),
+            spool: spool::Config::default(),
         }
     }
 }
@@ -97,6 +102,11 @@ impl Queue {
     /// True when as much waits as is worth a wake-up.
     pub(super) fn has_filled(&self) -> bool {
         self.spans.len() as u64 >= self.wake_every
+    }
+
+    /// True when it is time to make room by other means than sending.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.spans.len() >= self.spans.capacity().div_ceil(2)
     }
 
     /// Takes at most `most` spans, oldest first.

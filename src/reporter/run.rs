@@ -1,11 +1,16 @@
 //! One reporter's task: takes batches from the queue, sends, repeats, accounts, and flushes at the end.
 //!
-//! Each send runs in a task of its own, so that a panicking sender costs its batch (counted) and nothing else.
+//! Each send runs in a task of its own, so that a panicking sender costs its batch (counted) and nothing else. `spooled` is
+//! the same task with a spool behind it.
+
+pub(super) mod spooled;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::error;
 use tracing::warn;
@@ -47,6 +52,15 @@ enum Wake {
     Flush,
     Stop,
 }
+
+/// A send under way.
+struct Flight {
+    started: Instant,
+    task: JoinHandle<Landed>,
+}
+
+/// The sender and what it says.
+type Landed = (Box<dyn Sender>, Result<Delivery, SendError>);
 
 /// What one try came to.
 enum Attempt {
@@ -150,7 +164,7 @@ impl Runner {
         loop {
             let (after, cause) = match self.attempt(batch).await {
                 Attempt::Done(Ok(delivery)) => {
-                    self.account(delivery);
+                    self.account(&Arc::clone(&self.ledger), delivery);
                     return Fate::Settled;
                 }
                 Attempt::Done(Err(SendError::Split(parts))) => return Fate::Split(parts),
@@ -159,9 +173,8 @@ impl Runner {
                 }
                 Attempt::Done(Err(SendError::Retry { after, cause })) => (after, cause),
                 Attempt::Panicked => {
-                    self.ledger.panic();
-                    error!(reporter = %self.name, "sender panicked; it is built anew");
-                    return self.lose(batch, Reason::Panic, "the sender panicked");
+                    let cause = self.panicked();
+                    return self.lose(batch, Reason::Panic, cause);
                 }
                 Attempt::OutOfTime => {
                     return self.lose(batch, Reason::Shutdown, "no time left to flush");
@@ -182,28 +195,43 @@ impl Runner {
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Attempt {
+        let mut flight = match self.take_off(batch) {
+            Ok(flight) => flight,
+            Err(error) => return Attempt::Done(Err(error)),
+        };
+        let joined = tokio::select! {
+            joined = &mut flight.task => joined,
+            () = deadline(&mut self.stop) => {
+                flight.task.abort();
+                // It may have ended in the same instant: then its result counts.
+                (&mut flight.task).await
+            }
+        };
+        self.landed(joined, flight.started)
+    }
+
+    /// Starts a send.
+    fn take_off(&mut self, batch: &Batch) -> Result<Flight, SendError> {
         let mut sender = match self.sender.take() {
             Some(sender) => sender,
             None => match self.config.sender() {
                 Ok(sender) => sender,
-                Err(error) => return Attempt::Done(Err(SendError::retry(error.to_string()))),
+                Err(error) => return Err(SendError::retry(error.to_string())),
             },
         };
-        let started = Instant::now();
         self.ledger.attempt();
         let sent = Arc::clone(batch);
-        let mut task = tokio::spawn(async move {
-            let result = sender.send(&sent).await;
-            (sender, result)
-        });
-        let joined = tokio::select! {
-            joined = &mut task => joined,
-            () = deadline(&mut self.stop) => {
-                task.abort();
-                // It may have ended in the same instant: then its result counts.
-                task.await
-            }
-        };
+        Ok(Flight {
+            started: Instant::now(),
+            task: tokio::spawn(async move {
+                let result = sender.send(&sent).await;
+                (sender, result)
+            }),
+        })
+    }
+
+    /// Takes the sender back, counts, and says what the send came to.
+    fn landed(&mut self, joined: Result<Landed, JoinError>, started: Instant) -> Attempt {
         let attempt = match joined {
             Ok((sender, result)) => {
                 self.sender = Some(sender);
@@ -226,9 +254,16 @@ impl Runner {
         attempt
     }
 
+    /// Counts a sender that panicked; the cause that is given for its batch.
+    fn panicked(&self) -> &'static str {
+        self.ledger.panic();
+        error!(reporter = %self.name, "sender panicked; it is built anew");
+        "the sender panicked"
+    }
+
     fn refresh(&mut self) {
         let now = Instant::now();
-        if now < self.next_refresh {
+        if now < self.next_refresh || self.sender.is_none() {
             return;
         }
         self.next_refresh = now + REFRESH_INTERVAL;
@@ -239,12 +274,12 @@ impl Runner {
         }
     }
 
-    fn account(&mut self, delivery: Delivery) {
-        self.ledger.export(delivery.exported);
+    fn account(&mut self, book: &Ledger, delivery: Delivery) {
+        book.export(delivery.exported);
         let remark = delivery.remark.as_deref().unwrap_or("not accepted");
         let mut lost = 0;
         for (reason, spans) in &delivery.dropped {
-            self.ledger.drop_spans(*reason, *spans);
+            book.drop_spans(*reason, *spans);
             lost += spans;
         }
         if let Some((reason, _)) = delivery.dropped.first() {

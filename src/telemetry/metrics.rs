@@ -30,7 +30,7 @@ pub use handles::{
     ActiveGauge, ActiveGuard, ConfigMetrics, ConnectionMetrics, CounterSet, CounterTable,
     ExtractMetrics, InjectorMetrics, LinkMetrics, LogMetrics, OpenConnection, PoolMetrics,
     PropagationMetrics, ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics,
-    SpanMetrics, TlsMetrics, TrafficMetrics,
+    SpanMetrics, SpoolLedger, SpoolMetrics, TlsMetrics, TrafficMetrics,
 };
 pub use labels::{
     CloseReason, ConnectFailure, Detected, Direction, ErrorType, ExtractResult, Label, LinkOutcome,

@@ -29,6 +29,7 @@ const PAGES: &[&str] = &[
     "docs/metrics.md",
     "docs/redirect.md",
     "docs/spans.md",
+    "docs/spool.md",
 ];
 /// What follows it in docs/configuration.md is written from the schema.
 const MARK: &str = "<!-- written by PILLION_UPDATE_DOCS=1 cargo test --test it docs -->\n";

@@ -39,6 +39,7 @@ mod scenario_signals;
 mod scenario_tracers;
 mod scenario_wires;
 mod shims;
+mod spool;
 mod support;
 mod tls;
 mod traces;

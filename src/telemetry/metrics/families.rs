@@ -122,6 +122,27 @@ families! {
     REPORTER_DURATION = Kind::Histogram(DURATIONS), "pillion_reporter_send_duration_seconds",
         "Time of one attempt to send a batch.";
 
+    SPOOL_SPANS = Kind::Gauge, "pillion_spool_spans",
+        "Spans of this process and earlier ones that wait on the disk.";
+    SPOOL_BYTES = Kind::Gauge, "pillion_spool_bytes",
+        "Bytes of the spool on the disk.";
+    SPOOL_CAPACITY = Kind::Gauge, "pillion_spool_capacity_bytes",
+        "Bytes that the spool may take.";
+    SPOOL_WRITTEN = Kind::Counter, "pillion_spool_written_spans_total",
+        "Spans written to the disk.";
+    SPOOL_FAILURES = Kind::Counter, "pillion_spool_failures_total",
+        "Times that the spool's folder could not be opened or written to.";
+    SPOOL_DAMAGED = Kind::Counter, "pillion_spool_damaged_records_total",
+        "Records on the disk that could not be read, such as one that a killed process left half written.";
+    SPOOL_RECOVERED = Kind::Counter, "pillion_spool_recovered_spans_total",
+        "Spans of earlier processes that were found on the disk.";
+    SPOOL_RECOVERED_EXPORTED = Kind::Counter, "pillion_spool_recovered_exported_spans_total",
+        "Spans of earlier processes that the collector took.";
+    SPOOL_RECOVERED_DROPPED = Kind::Counter, "pillion_spool_recovered_dropped_spans_total",
+        "Spans of earlier processes that were lost.";
+    SPOOL_RECOVERED_QUEUED = Kind::Gauge, "pillion_spool_recovered_queue_spans",
+        "Spans of earlier processes that still wait.";
+
     LINKS = Kind::Counter, "pillion_links_total",
         "Outbound requests by the method that linked them to their cause and how sure it is.";
     EXTRACTS = Kind::Counter, "pillion_propagation_extract_total",

@@ -279,6 +279,62 @@ impl ReporterMetrics {
     }
 }
 
+/// A reporter's spool in plain numbers; `recovered = exported + dropped + queued` of earlier processes' spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpoolLedger {
+    /// Spans on the disk.
+    pub spans: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Bytes that there may be.
+    pub capacity: u64,
+    /// Spans written.
+    pub written: u64,
+    /// Times that the folder could not be opened or written to.
+    pub failures: u64,
+    /// Records that could not be read.
+    pub damaged: u64,
+    /// Spans of earlier processes that were found.
+    pub recovered: u64,
+    /// Those that the collector took.
+    pub recovered_exported: u64,
+    /// Those that were lost.
+    pub recovered_dropped: u64,
+    /// Those that still wait.
+    pub recovered_queued: u64,
+}
+
+/// The spool of one reporter; copied here at each scrape.
+#[derive(Debug, Clone)]
+pub struct SpoolMetrics {
+    spans: Gauge,
+    bytes: Gauge,
+    capacity: Gauge,
+    written: Counter,
+    failures: Counter,
+    damaged: Counter,
+    recovered: Counter,
+    recovered_exported: Counter,
+    recovered_dropped: Counter,
+    recovered_queued: Gauge,
+}
+
+impl SpoolMetrics {
+    /// Takes over the ledger's state.
+    pub fn publish_ledger(&self, ledger: &SpoolLedger) {
+        self.spans.set(ledger.spans as f64);
+        self.bytes.set(ledger.bytes as f64);
+        self.capacity.set(ledger.capacity as f64);
+        self.written.absolute(ledger.written);
+        self.failures.absolute(ledger.failures);
+        self.damaged.absolute(ledger.damaged);
+        self.recovered.absolute(ledger.recovered);
+        self.recovered_exported.absolute(ledger.recovered_exported);
+        self.recovered_dropped.absolute(ledger.recovered_dropped);
+        self.recovered_queued.set(ledger.recovered_queued as f64);
+    }
+}
+
 /// How outbound requests found their cause. Held by `correlate`.
 #[derive(Debug, Clone)]
 pub struct LinkMetrics {

@@ -24,6 +24,7 @@ fn everything() -> Metrics {
         .reporter("otlp", &["queue_full"])
         .duration
         .record(0.1);
+    drop(metrics.spool("otlp"));
     metrics
         .links(&["single"])
         .count("single", LinkOutcome::Exact);

@@ -23,6 +23,9 @@ use pillion::net::tls::Alpn;
 use pillion::net::tls::ServerConfig;
 use pillion::net::tls::ServerTls;
 use prost::Message;
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
@@ -75,6 +78,34 @@ struct Shared {
     received: Mutex<Vec<Received>>,
 }
 
+/// A collector that is down: its address refuses connections, and nobody else can take it.
+pub(crate) struct Down {
+    pub(crate) addr: SocketAddr,
+    socket: Socket,
+}
+
+impl Down {
+    pub(crate) fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { addr, socket }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Comes up and accepts everything after the script.
+    pub(crate) fn up(self, script: Vec<Reply>) -> Collector {
+        self.socket.listen(1024).unwrap();
+        self.socket.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(self.socket.into()).unwrap();
+        Collector::listen(listener, Speaks::Http1, script, Reply::Accept)
+    }
+}
+
 /// What it speaks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Speaks {
@@ -86,6 +117,10 @@ impl Collector {
     /// Answers with the script's replies in order, then always with `then`.
     pub(crate) async fn start(speaks: Speaks, script: Vec<Reply>, then: Reply) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen(listener, speaks, script, then)
+    }
+
+    fn listen(listener: TcpListener, speaks: Speaks, script: Vec<Reply>, then: Reply) -> Self {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Mutex::new(script.into()),

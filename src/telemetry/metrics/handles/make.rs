@@ -17,6 +17,7 @@ use super::ReporterMetrics;
 use super::SamplerMetrics;
 use super::ServerMetrics;
 use super::SpanMetrics;
+use super::SpoolMetrics;
 use super::TlsMetrics;
 use super::TrafficMetrics;
 use crate::telemetry::metrics::Direction;
@@ -112,6 +113,23 @@ impl Metrics {
             ),
             queued: self.gauge(&families::REPORTER_QUEUED, &labels),
             capacity: self.gauge(&families::REPORTER_CAPACITY, &labels),
+        }
+    }
+
+    /// For a reporter's spool.
+    pub fn spool(&self, reporter: &str) -> SpoolMetrics {
+        let labels = [("reporter", reporter)];
+        SpoolMetrics {
+            spans: self.gauge(&families::SPOOL_SPANS, &labels),
+            bytes: self.gauge(&families::SPOOL_BYTES, &labels),
+            capacity: self.gauge(&families::SPOOL_CAPACITY, &labels),
+            written: self.counter(&families::SPOOL_WRITTEN, &labels),
+            failures: self.counter(&families::SPOOL_FAILURES, &labels),
+            damaged: self.counter(&families::SPOOL_DAMAGED, &labels),
+            recovered: self.counter(&families::SPOOL_RECOVERED, &labels),
+            recovered_exported: self.counter(&families::SPOOL_RECOVERED_EXPORTED, &labels),
+            recovered_dropped: self.counter(&families::SPOOL_RECOVERED_DROPPED, &labels),
+            recovered_queued: self.gauge(&families::SPOOL_RECOVERED_QUEUED, &labels),
         }
     }
 
