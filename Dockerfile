@@ -19,6 +19,7 @@ RUN mkdir -p src tests/it \
     && cargo auditable build --release --locked \
     && rm -r src tests
 
+COPY bpf/evidence.bpf.o bpf/
 COPY src src
 ARG PILLION_COMMIT=
 # Cargo compares times, and what was copied can be older than what was compiled above.

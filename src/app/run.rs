@@ -40,11 +40,15 @@ use crate::config::Sources;
 use crate::config::Watch;
 use crate::config::diff;
 use crate::config::watch;
+use crate::correlate;
 use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
 use crate::net::evidence::Evidence;
+use crate::net::kernel::Kernel;
+use crate::net::kernel::KernelError;
+use crate::net::kernel::network_namespace;
 use crate::net::netns::Netns;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
@@ -73,6 +77,9 @@ pub enum RunError {
     /// The settings cannot be put to work.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// `linking.kernel` is `required`.
+    #[error("linking.kernel is required: {0}")]
+    Kernel(#[from] KernelError),
     /// Our own logs.
     #[error(transparent)]
     Logs(#[from] LogError),
@@ -212,6 +219,31 @@ fn evidence() -> Option<Evidence> {
         .ok()
 }
 
+/// Evidence from the kernel.
+///
+/// # Errors
+/// It is required and refused.
+fn kernel(config: &Config, inside: Option<&Netns>) -> Result<Option<Kernel>, RunError> {
+    if config.linking.kernel == correlate::Kernel::Off {
+        return Ok(None);
+    }
+    let network = match inside {
+        Some(inside) => inside.run(network_namespace)?,
+        None => network_namespace(),
+    };
+    match Kernel::load(network?) {
+        Ok(kernel) => {
+            info!("linking looks at threads and events in the kernel");
+            Ok(Some(kernel))
+        }
+        Err(error) if config.linking.kernel == correlate::Kernel::Required => Err(error.into()),
+        Err(error) => {
+            info!(%error, "linking does without the kernel");
+            Ok(None)
+        }
+    }
+}
+
 impl Running {
     /// Binds, builds and starts everything but the admin port.
     ///
@@ -254,9 +286,10 @@ impl Running {
         )?;
         let own: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
         let evidence = config.linking.preload.then(evidence).flatten();
+        let kernel = kernel(&config, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
             dump: Mutex::default(),
-            shared: Shared::new(snapshot, workers, &metrics, own, evidence),
+            shared: Shared::new(snapshot, workers, &metrics, own, evidence, kernel),
             first_reporters: reporters
                 .snapshot()
                 .into_iter()

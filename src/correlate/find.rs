@@ -15,6 +15,7 @@ use crate::correlate::in_flight::Inbound;
 use crate::correlate::token::Carried;
 use crate::correlate::values::Recurring;
 use crate::model::SpanContext;
+use crate::net::kernel::Moment;
 
 /// Most candidates a span links to.
 const MAX_LINKS: usize = 3;
@@ -36,6 +37,19 @@ pub struct Call<'a> {
     pub carried: Carried,
     /// The port of the inbound connection that the sending thread was serving.
     pub served: Option<u16>,
+    /// What the kernel says.
+    pub witnesses: &'a [Witness],
+}
+
+/// What the kernel says of the one that sent a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Witness {
+    /// By which evidence.
+    pub method: Method,
+    /// The port of the inbound connection that it was working on.
+    pub port: u16,
+    /// When the call was sent.
+    pub at: Moment,
 }
 
 /// What the layers above the last said.
@@ -77,6 +91,9 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if config.preload {
             by_thread(in_flight, call, &mut evidence);
         }
+        for witness in call.witnesses {
+            by_kernel(in_flight, witness, &mut evidence);
+        }
         if config.values {
             by_values(in_flight, call, &mut evidence);
         }
@@ -113,6 +130,13 @@ fn by_thread(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
     };
     let same = in_flight.matching(|inbound| inbound.port() == port);
     evidence.unique(same, Method::Thread);
+}
+
+/// The inbound requests that were being worked on when the call was sent, as far as the kernel saw.
+fn by_kernel(in_flight: &InFlight, witness: &Witness, evidence: &mut Evidence) {
+    // One that came later over the same connection is not meant.
+    let same = in_flight.matching(|inbound| inbound.was_on(witness.port, witness.at));
+    evidence.unique(same, witness.method);
 }
 
 /// The inbound requests whose identifiers recur.

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU16;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ use crate::correlate::token::Token;
 use crate::correlate::values::Fingerprints;
 use crate::correlate::values::Values;
 use crate::model::SpanContext;
+use crate::net::kernel::Moment;
 
 /// Most destinations remembered as called in the background.
 const MAX_BACKGROUND: usize = 256;
@@ -46,6 +48,8 @@ pub struct Inbound {
     nonce: u64,
     /// The port from which it was passed on to the program; 0 until then.
     port: AtomicU16,
+    /// When it was passed on, as the bits of a [`Moment`].
+    since: AtomicU32,
     /// Order of arrival.
     sequence: u64,
     /// Another request was in flight when this one arrived.
@@ -111,6 +115,7 @@ impl InFlight {
             arrival,
             nonce: fastrand::u64(..),
             port: AtomicU16::new(0),
+            since: AtomicU32::new(0),
             sequence,
             arrived_in_company: company,
         });
@@ -220,7 +225,14 @@ impl InFlight {
 impl Inbound {
     /// It goes to the program on the connection that was opened from this port.
     pub fn passed_on_from(&self, port: u16) {
+        self.since.store(Moment::now().bits(), Ordering::Release);
         self.port.store(port, Ordering::Release);
+    }
+
+    /// True when the program could work on it at this moment, on the connection from this port.
+    pub(super) fn was_on(&self, port: u16, at: Moment) -> bool {
+        let since = || Moment::from_bits(self.since.load(Ordering::Acquire));
+        self.port() == port && since().is_until(at)
     }
 
     /// The port from which it was passed on; 0 while it was not.

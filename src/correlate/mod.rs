@@ -18,6 +18,7 @@ use crate::model::SamplingState;
 use crate::model::SpanContext;
 
 pub use find::Call;
+pub use find::Witness;
 pub use find::find;
 pub use in_flight::Arrival;
 pub use in_flight::InFlight;
@@ -58,6 +59,11 @@ pub struct Config {
     ///
     /// Default: `false`. Reload: restart.
     pub preload: bool,
+    /// What the kernel knows: which inbound connection the sending thread, event or task was working on. Needs the
+    /// capabilities BPF and PERFMON and Linux 6.16 or later; nothing inside the program.
+    ///
+    /// Default: `auto`. Reload: restart.
+    pub kernel: Kernel,
     /// How sure evidence must be to give a call its parent. What is less sure becomes a span link.
     ///
     /// Default: `strict`. Reload: new connections.
@@ -75,6 +81,19 @@ pub enum Mode {
     Eager,
 }
 
+/// Whether to ask the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// Where that is permitted; else the log says once what it would need.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Start only where it is permitted.
+    Required,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -83,6 +102,7 @@ impl Default for Config {
             values: true,
             shims: false,
             preload: false,
+            kernel: Kernel::Auto,
             mode: Mode::Strict,
         }
     }
@@ -99,6 +119,10 @@ pub enum Method {
     Shim,
     /// The thread that sent the call was serving the request.
     Thread,
+    /// The event that the sending thread was handling belonged to the request.
+    Lineage,
+    /// The task that sent the call was working on the request, as a probe in its runtime saw.
+    Runtime,
     /// Exactly one request in flight.
     Exclusive,
     /// Evidence for different requests: no parent.
@@ -141,11 +165,13 @@ pub struct Found {
 
 impl Method {
     /// Every method, for metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Forwarded,
         Self::Values,
         Self::Shim,
         Self::Thread,
+        Self::Lineage,
+        Self::Runtime,
         Self::Exclusive,
         Self::Contradicted,
         Self::Ended,
@@ -159,6 +185,8 @@ impl Method {
             Self::Values => "value",
             Self::Shim => "shim",
             Self::Thread => "thread",
+            Self::Lineage => "lineage",
+            Self::Runtime => "runtime",
             Self::Exclusive => "exclusive",
             Self::Contradicted => "contradicted",
             Self::Ended => "ended",

@@ -4,6 +4,7 @@ pub mod client;
 pub mod drain;
 pub mod evidence;
 pub mod headers;
+pub mod kernel;
 pub mod listen;
 pub mod netns;
 pub mod original_dst;

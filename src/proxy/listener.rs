@@ -124,10 +124,12 @@ pub struct Conn {
     pub snapshot: Arc<Snapshot>,
     /// The other end.
     pub peer: SocketAddr,
-    /// Which port the other end connected to; 0 unless threads are looked at.
-    pub local_port: u16,
     /// The latest number of its slot of evidence.
     pub evidence: AtomicU32,
+    /// Our address on it; `None` unless somebody says who sends the program's calls.
+    local: Option<SocketAddr>,
+    /// When the kernel saw the latest request, as the bits of a moment.
+    pub witnessed: AtomicU32,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Tells when to finish.
@@ -158,6 +160,12 @@ impl Conn {
     /// The metrics of its direction.
     pub fn metrics(&self) -> &DirectionMetrics {
         self.worker.shared.metrics(self.listener.direction())
+    }
+
+    /// The address that the other end connected to; `None` unless somebody says who sends the program's calls.
+    pub fn dialled(&self) -> Option<SocketAddr> {
+        let redirected = self.redirected.as_ref().map(|redirected| redirected.addr);
+        redirected.or(self.local)
     }
 }
 
@@ -212,17 +220,16 @@ async fn serve(
     let snapshot = worker.shared.snapshot.load_full();
     let metrics = worker.shared.metrics(listener.direction());
     let mut open = metrics.downstream.open();
-    let local_port = match &worker.shared.evidence {
-        Some(_) => stream.local_addr().map_or(0, |address| address.port()),
-        None => 0,
-    };
+    let looked_at = worker.shared.evidence.is_some() || worker.shared.kernel.is_some();
+    let local = looked_at.then(|| stream.local_addr().ok()).flatten();
     let mut conn = Conn {
         worker: worker.clone(),
         listener,
         snapshot,
         peer,
-        local_port,
         evidence: AtomicU32::new(0),
+        local,
+        witnessed: AtomicU32::new(0),
         scheme: "http",
         drain,
         phase: Phase::default(),

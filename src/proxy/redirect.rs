@@ -81,7 +81,6 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
         }
     };
     // As the program sees it.
-    conn.local_port = addr.port();
     conn.redirected = Some(Redirected {
         addr,
         to: to.clone(),

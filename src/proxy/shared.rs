@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::correlate;
 use crate::correlate::InFlight;
 use crate::net::evidence::Evidence;
+use crate::net::kernel::Kernel;
 use crate::net::netns::Netns;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::config::Forwarded;
@@ -93,6 +94,8 @@ pub struct Shared {
     pub links: LinkMetrics,
     /// What a library in the program says about the threads that send its calls.
     pub evidence: Option<Evidence>,
+    /// What the kernel says about who sends the program's calls.
+    pub kernel: Option<Kernel>,
     /// Addresses Pillion listens on itself: never a destination.
     pub own_addresses: Vec<SocketAddr>,
 }
@@ -138,6 +141,7 @@ impl Shared {
         metrics: &Metrics,
         own_addresses: Vec<SocketAddr>,
         evidence: Option<Evidence>,
+        kernel: Option<Kernel>,
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
         let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -151,6 +155,7 @@ impl Shared {
             outbound: DirectionMetrics::new(metrics, Direction::Outbound),
             links: metrics.links(&methods),
             evidence,
+            kernel,
             own_addresses,
         })
     }

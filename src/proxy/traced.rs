@@ -11,6 +11,7 @@ use http::Response;
 use http::Uri;
 use http::Version;
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 
 use crate::correlate;
 use crate::correlate::Arrival;
@@ -21,6 +22,7 @@ use crate::correlate::Found;
 use crate::correlate::InboundGuard;
 use crate::correlate::Token;
 use crate::correlate::Values;
+use crate::correlate::Witness;
 use crate::model::Kind;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
@@ -237,10 +239,38 @@ fn take_token(conn: &Conn, request: &mut Request<Incoming>) -> Carried {
 /// The port of the inbound connection that the thread that sent this request was serving.
 fn served_by_sender(conn: &Conn) -> Option<u16> {
     let evidence = conn.worker.shared.evidence.as_ref()?;
-    let sent = evidence.of(conn.peer.port(), conn.local_port)?;
+    let sent = evidence.of(conn.peer.port(), conn.dialled()?.port())?;
     // What was written for an earlier request says nothing about this one: it was sent unseen.
     let is_new = conn.evidence.swap(sent.number, Ordering::Relaxed) != sent.number;
     sent.inbound.filter(|_| is_new)
+}
+
+/// What the kernel says of the one that sent this request.
+fn witnesses(conn: &Conn) -> SmallVec<[Witness; 3]> {
+    let found = || {
+        let kernel = conn.worker.shared.kernel.as_ref()?;
+        let sent = kernel.slots.of(conn.peer.port(), conn.dialled()?)?;
+        // As with threads: what was seen of an earlier request says nothing about this one.
+        let at = sent.at.bits();
+        (conn.witnessed.swap(at, Ordering::Relaxed) != at).then_some(sent)
+    };
+    let Some(sent) = found() else {
+        return SmallVec::new();
+    };
+    let kinds = [
+        (correlate::Method::Thread, sent.thread),
+        (correlate::Method::Lineage, sent.lineage),
+        (correlate::Method::Runtime, sent.runtime),
+    ];
+    let sure = kinds
+        .into_iter()
+        .filter_map(|(method, word)| Some((method, word.filter(|word| word.is_sure)?)));
+    sure.map(|(method, word)| Witness {
+        method,
+        port: word.inbound,
+        at: sent.at,
+    })
+    .collect()
 }
 
 fn cause_of(
@@ -261,6 +291,7 @@ fn cause_of(
         destination,
         carried,
         served: served_by_sender(conn),
+        witnesses: &witnesses(conn),
     };
     let mut cause = cause(conn, &call);
     cause.decision = extracted.decision;
@@ -277,6 +308,7 @@ pub(super) fn cause_of_connection(conn: &Conn, destination: &str) -> Cause {
         destination,
         carried: Carried::Nothing,
         served: served_by_sender(conn),
+        witnesses: &witnesses(conn),
     };
     cause(conn, &call)
 }

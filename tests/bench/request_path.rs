@@ -368,6 +368,7 @@ fn correlate_pieces() {
             destination: "users.example:8080",
             carried: Carried::Nothing,
             served: None,
+            witnesses: &[],
         });
         let name = |what: &str| format!("correlate/{what}, {crowd}");
         piece(&name("enter and leave"), TIMES, || {

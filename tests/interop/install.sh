@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the real counterparts that the interop tests use: Jaeger v2 and v1, an OpenTelemetry Collector, Zipkin, Python
-# and Node clients, command-line tools.
+# and Node clients, command-line tools; and the compiler of bpf/.
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
@@ -18,7 +18,7 @@ skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -221,15 +221,35 @@ install_node() {
 }
 
 install_debian() {
-  local pair command package missing=()
-  for pair in cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
+  local missing=()
+  want cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
     java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server \
-    mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools; do
-    command=${pair%%:*} package=${pair##*:}
-    if command -v "$command" >/dev/null; then have "$command"; else missing+=("$package"); fi
-  done
+    mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools
   # Debian's python3 alone cannot make virtual environments.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  install_packages
+}
+
+# What bpf/build needs.
+install_bpf() {
+  local missing=()
+  want clang-19:clang-19 llvm-strip-19:llvm-19
+  if [[ -e /usr/include/bpf/bpf_helpers.h ]]; then have bpf_helpers.h; else missing+=(libbpf-dev); fi
+  install_packages
+}
+
+# want COMMAND:PACKAGE...: adds the packages of commands that are not there to `missing`.
+want() {
+  local pair command
+  for pair in "$@"; do
+    command=${pair%%:*}
+    if command -v "$command" >/dev/null; then have "$command"; else missing+=("${pair##*:}"); fi
+  done
+}
+
+# Installs the packages in `missing`.
+install_packages() {
+  local package
   [[ ${#missing[@]} -gt 0 ]] || return
   local as_root=()
   if [[ $(id -u) != 0 ]]; then as_root=(sudo -n); fi

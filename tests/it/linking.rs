@@ -33,9 +33,11 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
     if let Err(reason) = app.command(0) {
         return skip(&reason);
     }
-    let running = Running::start(&app, profile, Reuse::Pooled, around)
-        .await
-        .unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
+    let running = match Running::start(&app, profile, Reuse::Pooled, around).await {
+        Ok(running) => running,
+        Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
+        Err(reason) => panic!("{}: {reason}", app.name),
+    };
     // `background` and `late` are measured by the benchmark alone: while one request is in flight, `exclusive` takes a
     // call of the program's own for that request's now and then (docs/linking.md).
     for name in ["one", "par2", "sleep", "executor"] {
@@ -102,6 +104,22 @@ async fn the_thread_that_sends_a_call_was_serving_the_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_serves_many_at_once_says_nothing() {
     check("node-http", "preload", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_sees_the_thread_that_sends() {
+    // par2 and executor send from other threads.
+    check("python-threads", "bpf", Ids::Blinded, &["one", "sleep"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_asserts_nothing_wrong_of_event_loops() {
+    check("node-http", "bpf", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_asserts_nothing_wrong_of_green_threads() {
+    check("gunicorn-gevent", "bpf", Ids::Blinded, &[]).await;
 }
 
 #[test]

@@ -76,6 +76,8 @@ impl Sidecar {
                 "100ms".to_owned(),
             ),
             ("VIEW__ENABLED", "false".to_owned()),
+            // What is shown is the same whoever looks.
+            ("LINKING__KERNEL", "off".to_owned()),
             ("LOG__LEVEL", "warn".to_owned()),
             ("WORKERS", "1".to_owned()),
         ];

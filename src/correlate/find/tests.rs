@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::*;
+use crate::correlate;
 use crate::correlate::Arrival;
 use crate::correlate::InboundGuard;
 use crate::correlate::Mode;
@@ -56,6 +57,7 @@ struct Given<'a> {
     destination: &'a str,
     carried: Carried,
     served: Option<u16>,
+    witnesses: Vec<Witness>,
 }
 
 impl Default for Given<'_> {
@@ -67,6 +69,7 @@ impl Default for Given<'_> {
             destination: "db",
             carried: Carried::Nothing,
             served: None,
+            witnesses: Vec::new(),
         }
     }
 }
@@ -89,6 +92,7 @@ fn found(config: &Config, in_flight: &InFlight, given: &Given) -> Found {
         destination: given.destination,
         carried: given.carried,
         served: given.served,
+        witnesses: &given.witnesses,
     };
     find(config, in_flight, &call)
 }
@@ -271,6 +275,58 @@ fn a_thread_points_at_the_request_on_the_connection_it_serves() {
 }
 
 #[test]
+fn the_kernel_points_at_the_request_that_was_on_the_connection_then() {
+    let in_flight = InFlight::new(1);
+    let a = enter(&in_flight, 1, "/", "");
+    let b = enter(&in_flight, 2, "/", "");
+    a.inbound().passed_on_from(40_001);
+    let before = Moment::now();
+    while Moment::now() == before {}
+    b.inbound().passed_on_from(40_002);
+    let call = |witnesses: &[(Method, u16, Moment)]| {
+        let witnesses = witnesses
+            .iter()
+            .map(|&(method, port, at)| Witness { method, port, at });
+        let given = Given {
+            witnesses: witnesses.collect(),
+            ..Given::default()
+        };
+        outcome(&Config::default(), &in_flight, &given)
+    };
+    let now = Moment::now();
+    let (thread, lineage) = (Method::Thread, Method::Lineage);
+    for (witnesses, expected, why) in [
+        (
+            vec![(thread, 40_001, now)],
+            (Some(1), "thread", "high", 1),
+            "one",
+        ),
+        (
+            vec![(lineage, 40_002, now)],
+            (Some(2), "lineage", "high", 1),
+            "the other",
+        ),
+        (
+            vec![(thread, 40_002, before)],
+            (None, "none", "none", 2),
+            "the call was sent before the request came: another one had the connection then",
+        ),
+        (
+            vec![(thread, 40_003, now)],
+            (None, "none", "none", 2),
+            "no such connection",
+        ),
+        (
+            vec![(thread, 40_001, now), (lineage, 40_002, now)],
+            (None, "contradicted", "none", 2),
+            "they disagree",
+        ),
+    ] {
+        assert_eq!(call(&witnesses), expected, "{why}");
+    }
+}
+
+#[test]
 fn layers_that_disagree_assert_nothing() {
     let in_flight = InFlight::new(1);
     let a = enter(&in_flight, 1, &format!("/{ID}"), "a");
@@ -336,6 +392,7 @@ fn a_layer_that_is_off_asserts_nothing() {
         values: false,
         shims: false,
         preload: false,
+        kernel: correlate::Kernel::Off,
         mode: Mode::Eager,
     };
     let given = Given {

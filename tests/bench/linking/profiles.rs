@@ -14,6 +14,9 @@ pub(crate) struct Profile {
     pub(crate) flags: &'static [&'static str],
 }
 
+/// The layer that the kernel permits or not.
+const KERNEL: &str = "kernel";
+
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
 const LAYERS: &[&str] = &["values", "shims", "preload"];
 
@@ -40,6 +43,11 @@ pub(crate) const PROFILES: &[Profile] = &[
         flags: &["--preload"],
     },
     Profile {
+        name: "bpf",
+        layers: &[KERNEL],
+        flags: &[],
+    },
+    Profile {
         name: "all",
         layers: &["values", "shims", "preload"],
         flags: &["--shims", "--preload"],
@@ -58,6 +66,10 @@ impl Profile {
         for layer in LAYERS {
             settings[layer] = self.layers.contains(layer).into();
         }
+        settings[KERNEL] = match self.layers.contains(&KERNEL) {
+            true => "required".into(),
+            false => "off".into(),
+        };
         settings
     }
 }

@@ -116,6 +116,8 @@ impl Sidecar {
             "outbound": { "listen": "127.0.0.1:0" },
             "admin": { "listen": "127.0.0.1:0" },
             "workers": 2,
+            // The same whoever runs the tests.
+            "linking": { "kernel": "off" },
         });
         for (key, value) in settings.as_object().unwrap() {
             config[key] = value.clone();

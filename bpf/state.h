@@ -1,0 +1,160 @@
+/*
+ * What is remembered, and what user space reads.
+ *
+ * `slots` is the only map that user space reads for each call, and reads without a system call. Its shape is fixed by
+ * LAYOUT, which stands in the first word: whoever loads these programs writes it, whoever maps the array compares it.
+ */
+#pragma once
+
+#define PORTS 65536
+#define MILLISECOND 1000000ULL
+/* Event loops know no shorter timer; theirs count from whole milliseconds. */
+#define SHORTEST_TIMER (MILLISECOND / 2)
+
+/* Set by the loader. */
+const volatile __u32 network = 0;
+const volatile __u64 pid_namespace_dev = 0;
+const volatile __u64 pid_namespace = 0;
+const volatile __u32 sidecar_pid = 0;
+
+/*
+ * Evidence, by local port of an outgoing connection; src/net/kernel/slots.rs reads it. Each word, from the top: 16 bits
+ * port from which the inbound connection was opened (0: none), 16 bits fold of the connection's remote address and
+ * port, 31 bits time of the write in units of 512 ns, 1 bit set when nothing speaks against it.
+ */
+struct slot {
+  __u64 thread, lineage, runtime, unused;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, PORTS);
+  __type(key, __u32);
+  __type(value, struct slot);
+} slots SEC(".maps");
+
+/* A connection from Pillion to the program, by Pillion's port, with the request that the program works on. */
+struct inbound {
+  /* Its other port; 0 for no connection. */
+  __u16 app_port;
+  /* It counts in its process's `waiting`, as long as no call of its own is open. */
+  __u16 is_counted;
+  /* Counts up for each request read; 0 once its response begins. */
+  __u32 number;
+  /* Calls without a response. */
+  __u32 open_calls;
+  __u32 process;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, PORTS);
+  __type(key, __u32);
+  __type(value, struct inbound);
+} inbounds SEC(".maps");
+
+/* A request, as long as `inbounds` says that this number is worked on there. */
+struct request {
+  __u32 port, number;
+};
+
+/* A socket of the program that it opened, or one of Pillion's. */
+struct call {
+  struct request cause;
+  /* What it has said so far stands in its slot as this. */
+  struct request said_thread, said_runtime;
+  __u16 said_lineage;
+  __u8 is_sidecars;
+  /* Opened, nothing sent yet. */
+  __u8 is_fresh;
+  /* Something was sent, nothing received. */
+  __u8 is_open;
+  /* `cause` was certain when the connection was opened. */
+  __u8 was_sure;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct call);
+} calls SEC(".maps");
+
+struct thread {
+  /* Read by blocking calls: what this thread works on until it has answered. */
+  struct request serving;
+  /* What the event was about that this thread handles; nothing after it asked for new events. */
+  struct request handling;
+  /* It was read in this event, not the response to one of its calls. */
+  __u32 is_direct;
+  /* The first event since this thread asked for events (0: none yet), when it asked, and when a timer may be due. */
+  __u64 first_event, asked, due;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct thread);
+} threads SEC(".maps");
+
+/* A process that has read requests without blocking, or that a probe is attached to. */
+struct process {
+  __u64 started;
+  /* Its number where the loader lives; 0 when it is out of sight. */
+  __u32 pid;
+  /* The only thread that handles events, and whether another one did. */
+  __u32 loop, has_more_loops;
+  /* Requests that wait for something that is not a call. */
+  __u32 waiting;
+  /* Probes tell when timers and off-loop work begin. */
+  __u32 tells_phases;
+  __u32 unused;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 1024);
+  __type(key, __u32);
+  __type(value, struct process);
+} processes SEC(".maps");
+
+/* Pillion itself, once it has opened a connection, and the number of the latest request. */
+__u32 sidecar = 0;
+__u32 requests = 0;
+
+static __always_inline struct inbound *inbound_from(__u32 port) {
+  return bpf_map_lookup_elem(&inbounds, &port);
+}
+
+/* The connection of a request that is still worked on. */
+static __always_inline struct inbound *unanswered(const struct request *request) {
+  if (!request->number) return 0;
+  struct inbound *inbound = inbound_from(request->port);
+  return inbound && inbound->number == request->number ? inbound : 0;
+}
+
+static __always_inline struct thread *this_thread(__u64 flags) {
+  return bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, flags);
+}
+
+static __always_inline __u32 this_process(void) {
+  return bpf_get_current_pid_tgid() >> 32;
+}
+
+/* The process's number where the loader lives; 0 when it is out of sight. */
+static __always_inline __u32 visible_pid(void) {
+  struct bpf_pidns_info here = {0};
+  long error = bpf_get_ns_current_pid_tgid(pid_namespace_dev, pid_namespace, &here, sizeof here);
+  return error ? 0 : here.tgid;
+}
+
+static __always_inline int is_sidecar(void) {
+  if (!sidecar && visible_pid() == sidecar_pid) sidecar = this_process();
+  return sidecar == this_process();
+}
+
+static __always_inline struct process *known_process(__u32 id) {
+  return bpf_map_lookup_elem(&processes, &id);
+}
