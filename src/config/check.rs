@@ -15,12 +15,13 @@ use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::net::tls::TlsError;
 use crate::proxy::config::Inbound;
-use crate::reporter;
 use crate::sampling;
 use crate::telemetry::logs::Chain;
 
 /// More threads than this are a mistake, not a wish.
 const MAX_WORKERS: usize = 1024;
+/// Where agents and collectors of Jaeger answer for strategies.
+const STRATEGIES_PORT: u16 = 5778;
 
 /// Something that a check found.
 pub(crate) struct Finding {
@@ -34,44 +35,32 @@ pub(crate) struct Finding {
 
 /// The sampling that applies when none is configured, and why.
 ///
-/// With a collector: what its host says on Jaeger's port 5778, as Jaeger's own clients do. Without: everything, since
-/// nobody but the view is there to be flooded.
+/// With a collector of OTLP or of Jaeger's wires: what its host says on Jaeger's port 5778, as Jaeger's own clients do.
+/// Without: everything, since either nobody but the view is there to be flooded, or the system is one whose own agents
+/// send everything too (Zipkin, SkyWalking, Datadog) and which knows no strategies.
 pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static str) {
-    let hosts: Vec<(&str, String)> = config.reporters.iter().filter_map(collector).collect();
-    let jaeger = hosts.iter().find(|(kind, _)| kind.starts_with("jaeger"));
-    let Some((_, host)) = jaeger.or(hosts.first()) else {
+    let mut collectors = config
+        .reporters
+        .iter()
+        .filter_map(|reporter| Some((reporter.kind(), reporter.collector()?)));
+    let first = collectors.clone().next();
+    let jaeger = collectors.find(|(kind, _)| kind.starts_with("jaeger"));
+    let Some((_, collector)) = jaeger.or(first) else {
         let everything = sampling::constant::Config { decision: true };
         return (
             sampling::Config::Constant(everything),
-            "no reporter sends to a collector",
+            "no reporter leads to a server of strategies",
         );
     };
+    let server = HostPort::new(&collector.host, STRATEGIES_PORT);
     let mut remote = sampling::remote::Config::default();
-    if let Ok(endpoint) = format!("http://{host}:5778/sampling").try_into() {
+    if let Ok(endpoint) = format!("http://{server}/sampling").try_into() {
         remote.endpoint = endpoint;
     }
     (
         sampling::Config::Remote(remote),
         "reporters send to a collector and no sampling is set",
     )
-}
-
-/// The kind and host (in brackets when it is an IPv6 address) of a reporter that sends to an `endpoint`.
-fn collector(reporter: &reporter::Config) -> Option<(&'static str, String)> {
-    let settings = serde_json::to_value(reporter).ok()?;
-    let endpoint = settings.get(reporter.kind())?.get("endpoint")?;
-    let host = match endpoint.as_str() {
-        Some(text) => {
-            let (_, rest) = text.split_once("://").unwrap_or(("", text));
-            let authority = rest.split(['/', '?']).next().unwrap_or_default();
-            match authority.rsplit_once(':') {
-                Some((host, port)) if !port.contains(']') => host.to_owned(),
-                _ => authority.to_owned(),
-            }
-        }
-        None => "localhost".to_owned(),
-    };
-    Some((reporter.kind(), host))
 }
 
 /// Checks what decoding cannot.

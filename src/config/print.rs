@@ -217,7 +217,7 @@ mod tests {
             "  b: \"x # y\"  # file, line 4",
             "workers: 3  # environment, PILLION_WORKERS",
             "  drain_timeout: 20s  # default",
-            "    decision: true  # derived, no reporter sends to a collector",
+            "    decision: true  # derived, no reporter leads to a server of strategies",
         ] {
             assert!(printed.lines().any(|l| l == line), "{line}\n{printed}");
         }

@@ -50,8 +50,9 @@ pub struct Config {
     pub linking: correlate::Config,
     /// Which trace headers are read and written.
     pub propagation: propagation::Config,
-    /// Which traces are recorded. When this is not set: all of them as long as no reporter sends spans to a collector,
-    /// otherwise what the collector's host says on port 5778, and 0.001 until it answers.
+    /// Which traces are recorded. When this is not set: what the host of the first `jaeger_*`, else the first `otlp`
+    /// reporter says on port 5778, and 0.001 until it answers; all of them where there is no such reporter, as the agents
+    /// of Zipkin, SkyWalking and Datadog do.
     ///
     /// Default: see above. Reload: live.
     pub sampling: sampling::Config,

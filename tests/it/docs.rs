@@ -367,6 +367,48 @@ fn the_interop_page_has_a_row_for_every_format_and_reporter_and_names_tests_that
     }
 }
 
+/// System, version, extract, inject, report, receive, sample, tests.
+#[test]
+fn every_system_on_the_interop_page_has_a_version_and_tests_and_known_names() {
+    let page = read("docs/interop.md");
+    let (_, table) = page.split_once("\n## Systems\n").unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let kinds = reporter::KINDS.iter().map(|(name, _)| *name);
+    let kinds: BTreeSet<&str> = kinds.collect();
+    let formats: BTreeSet<&str> = FORMATS.iter().map(|format| format.name()).collect();
+    let mut shown = BTreeSet::new();
+    for row in &rows[1..] {
+        let [system, version, extract, inject, report, _, sample, tests] = row[..] else {
+            panic!("not eight cells: {row:?}");
+        };
+        assert!(!version.is_empty(), "{system} has no version");
+        assert!(tests.contains("::"), "{system} has no test");
+        for (cell, known) in [(extract, &formats), (inject, &formats), (report, &kinds)] {
+            for name in words_in_backticks(cell) {
+                assert!(known.contains(name), "{system}: {name} is unknown");
+                shown.insert(name);
+            }
+        }
+        for name in words_in_backticks(sample) {
+            assert!(
+                sampling::KINDS.iter().any(|kind| kind.name == name),
+                "{system}: {name}"
+            );
+        }
+    }
+    // These two lead to no system of their own.
+    let missing: Vec<_> = formats
+        .union(&kinds)
+        .filter(|name| !shown.contains(*name))
+        .collect();
+    assert_eq!(missing, [&"failover", &"log"], "no system has them");
+}
+
 #[test]
 fn the_readme_names_every_path_of_the_admin_port() {
     let readme = read("README.md");

@@ -8,6 +8,7 @@
 
 mod admin;
 mod agents_python;
+mod captures;
 mod cli;
 mod codec_python;
 mod config_files;

@@ -1,6 +1,7 @@
 //! Whole configurations: what is refused although every value by itself is fine, and where the mistake is said to be.
 
 use super::*;
+use crate::sampling;
 
 fn load(text: &str) -> Result<Loaded, ConfigErrors> {
     let sources = Sources {
@@ -155,7 +156,20 @@ fn strategies_come_from_the_collectors_host() {
             Some("http://[::1]:5778/sampling"),
         ),
         ("[jaeger_http]", Some("http://localhost:5778/sampling")),
+        (
+            "[{failover: {members: [{zipkin: {}}, {jaeger_grpc: {endpoint: 'http://g:14250'}}]}}]",
+            Some("http://g:5778/sampling"),
+        ),
         ("[log]", None),
+        // These know no strategies: asking for some would leave their users with one trace of a thousand.
+        ("[{zipkin: {endpoint: 'http://z:9411'}}]", None),
+        ("[{skywalking: {endpoint: 'http://s:11800'}}]", None),
+        ("[{datadog: {endpoint: 'http://d:8126'}}]", None),
+        ("[{xray: {endpoint: 'x:2000'}}]", None),
+        (
+            "[{zipkin: {endpoint: 'http://z:9411'}}, {otlp: {endpoint: 'http://c'}}]",
+            Some("http://c:5778/sampling"),
+        ),
         ("[]", None),
     ] {
         let loaded = load(&format!("reporters: {reporters}")).unwrap_or_else(|e| panic!("{e}"));
@@ -166,7 +180,12 @@ fn strategies_come_from_the_collectors_host() {
                 found.is_some_and(|l| l.contains(endpoint)),
                 "{reporters}: {found:?}"
             ),
-            None => assert_eq!(found, None, "{reporters}"),
+            None => {
+                assert_eq!(found, None, "{reporters}");
+                let everything = sampling::constant::Config { decision: true };
+                let expected = sampling::Config::Constant(everything);
+                assert_eq!(loaded.config.sampling, expected, "{reporters}");
+            }
         }
     }
 }
