@@ -97,7 +97,7 @@ impl Writer {
         };
         if !nested {
             let text = match value {
-                Some(node) => flow(node),
+                Some(node) => with_entries(node),
                 None => self
                     .default_text(schema)
                     .unwrap_or_else(|| "...".to_owned()),
@@ -225,6 +225,16 @@ impl Writer {
     fn line(&mut self, place: Place, text: &str) {
         self.out.push_str(&format!("{}{text}\n", place.start()));
     }
+}
+
+/// A value in one line, a mapping with what is in it.
+fn with_entries(node: &Node) -> String {
+    let Kind::Map(entries) = &node.kind else {
+        return flow(node);
+    };
+    let entries = entries.iter();
+    let entries = entries.map(|entry| format!("{}: {}", quoted(&entry.key), flow(&entry.value)));
+    format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
 }
 
 /// A default of the schema as YAML in one line.

@@ -25,6 +25,7 @@ mod layers;
 mod ledger;
 mod limits;
 mod linking;
+mod probe_port;
 mod propagation;
 mod redirect;
 mod reload;

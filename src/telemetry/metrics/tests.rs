@@ -35,6 +35,7 @@ fn everything() -> Metrics {
     metrics.sampler(&["const"]).decided("const", true);
     metrics.config().set_ready(true);
     metrics.logs().suppressed.increment(3);
+    metrics.injector();
     metrics.build_info(&[("version", "0.1.0")]);
     metrics
         .requests()

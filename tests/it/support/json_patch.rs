@@ -60,6 +60,9 @@ fn operations_do_what_the_specification_says() {
         json!({ "op": "remove", "path": "/a/2" }),
         json!({ "op": "move", "path": "/a/0", "from": "/x" }),
     ] {
-        assert!(apply(&document, &[bad.clone()]).is_err(), "{bad}");
+        assert!(
+            apply(&document, std::slice::from_ref(&bad)).is_err(),
+            "{bad}"
+        );
     }
 }
