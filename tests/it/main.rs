@@ -24,6 +24,8 @@ mod layers;
 mod ledger;
 mod limits;
 mod linking;
+mod operations;
+mod pages;
 mod propagation;
 mod redirect;
 mod reload;
