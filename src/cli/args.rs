@@ -108,6 +108,12 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Prints the manual page for man(1), or writes one for each command
+    Man {
+        /// Write pillion.1, pillion-run.1 and so on into this folder, which is made if need be
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

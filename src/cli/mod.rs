@@ -4,7 +4,9 @@
 //! `app` through `start`.
 
 use std::ffi::OsString;
+use std::io;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -152,6 +154,13 @@ fn dispatch(line: CommandLine) -> Exit {
             clap_complete::generate(shell, &mut CommandLine::command(), "pillion", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Some(Command::Man { to }) => match man(to.as_deref()) {
+            Ok(page) => print(&page),
+            Err(error) => {
+                complain(&format!("error: the pages cannot be written: {error}"));
+                Exit::Failure
+            }
+        },
     }
 }
 
@@ -170,6 +179,19 @@ fn injector(args: InjectorArgs, outer: Settings) -> Exit {
     given.extend(args.given());
     let sources = Sources::from_process(args.config.or(outer.config), given);
     with_sources(sources, start::injector)
+}
+
+/// The manual page; empty when all pages went into a folder.
+fn man(to: Option<&Path>) -> io::Result<String> {
+    let command = CommandLine::command();
+    if let Some(folder) = to {
+        std::fs::create_dir_all(folder)?;
+        clap_mangen::generate_to(command, folder)?;
+        return Ok(String::new());
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 fn validate(settings: Settings, strict: bool) -> Exit {

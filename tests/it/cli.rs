@@ -140,6 +140,7 @@ fn what_was_asked_for_goes_to_standard_output_and_ends_with_0() {
         (&["--help"], "Exit status:".to_owned()),
         (&["completions", "bash"], "_pillion()".to_owned()),
         (&["completions", "zsh"], "#compdef pillion".to_owned()),
+        (&["man"], ".TH pillion 1".to_owned()),
         (&["schema"], "\"title\": \"Pillion\"".to_owned()),
         (&["schema", "--yaml"], "drain_timeout: 20s".to_owned()),
         (

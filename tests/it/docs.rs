@@ -24,10 +24,13 @@ const PAGES: &[&str] = &[
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/configuration.md",
+    "docs/exec.md",
     "docs/interop.md",
     "docs/linking.md",
     "docs/metrics.md",
     "docs/redirect.md",
+    "docs/reverse-proxy.md",
+    "docs/service.md",
     "docs/spans.md",
     "docs/spool.md",
 ];

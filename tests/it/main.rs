@@ -26,6 +26,8 @@ mod ledger;
 mod limits;
 mod linking;
 mod probe_port;
+mod operations;
+mod pages;
 mod propagation;
 mod redirect;
 mod reload;

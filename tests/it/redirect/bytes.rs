@@ -66,7 +66,7 @@ fn bytes_pass_unchanged_and_each_direction_ends_by_itself() {
     // Spliced, and copied.
     for splice in [true, false] {
         let settings = json!({ "passthrough": { "hold": "100ms", "splice": splice } });
-        Bench::both(settings, &[], serving, |bench| bytes_pass(bench));
+        Bench::both(settings, &[], serving, bytes_pass);
     }
 }
 
@@ -446,7 +446,7 @@ print(*[round(statistics.median(times) * 1e6) for times in zip(*pairs)])
         "{what}: greeting after {} us directly, {} us through the redirect (medians of {rounds})",
         medians[0], medians[1]
     );
-    println!("{line}");
+    eprintln!("{line}");
     assert!(medians[1] - medians[0] < 1000, "{line}");
 }
 

@@ -1,6 +1,7 @@
 //! Redirected connections in network namespaces: programs that know nothing of proxies, on both sides of REDIRECT and
 //! TPROXY. Without the privilege the tests say that they skip.
 
+mod bench;
 mod bytes;
 mod databases;
 mod http;
