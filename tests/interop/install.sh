@@ -4,7 +4,7 @@
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
-#   node/node_modules    linking/bin/python    log/*.log
+#   node/node_modules    linking/bin/python    log/*.log    bin/reports-go    java/Reports.class and the jars beside it
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -18,7 +18,7 @@ skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking clients)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -218,6 +218,33 @@ install_node() {
     return
   fi
   skip "node packages: $(reason node)"
+}
+
+# Jaeger's clients for Go and Java, in the programs that the tests start.
+install_clients() {
+  local bin=$tools/bin/reports-go classes=$tools/java
+  if [[ -x $bin && ! $here/go/main.go -nt $bin ]]; then
+    have "jaeger-client-go"
+  elif ! command -v go >/dev/null; then
+    skip "jaeger-client-go: no Go toolchain"
+  elif try clients-go env -C "$here/go" nice go build -trimpath -o "$bin" .; then
+    have "jaeger-client-go"
+  else
+    skip "jaeger-client-go: $(reason clients-go)"
+  fi
+  if [[ -f $classes/Reports.class && ! $here/java/Reports.java -nt $classes/Reports.class ]]; then
+    have "jaeger-client for Java"
+  elif ! command -v mvn >/dev/null || ! command -v javac >/dev/null; then
+    skip "jaeger-client for Java: no Maven or no javac"
+  elif mkdir -p "$classes" && cp "$here/java/pom.xml" "$classes/" &&
+    try clients-maven nice mvn -q -B -f "$classes/pom.xml" dependency:copy-dependencies -DoutputDirectory="$classes" &&
+    try clients-java nice javac -cp "$classes/*" -d "$classes" "$here/java/Reports.java"; then
+    have "jaeger-client for Java"
+  elif [[ -s $tools/log/clients-java.log ]]; then
+    skip "jaeger-client for Java: $(reason clients-java)"
+  else
+    skip "jaeger-client for Java: $(reason clients-maven)"
+  fi
 }
 
 install_debian() {
