@@ -4,7 +4,8 @@
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
-#   node/node_modules    linking/bin/python    log/*.log    bin/reports-go    java/Reports.class and the jars beside it
+#   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
+#   bin/jaeger-agent    java/Reports.class and the jars beside it
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -18,7 +19,7 @@ skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking clients)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking clients jaeger_agent)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -154,6 +155,19 @@ install_zipkin() {
     return
   fi
   skip "zipkin: $(grep -m 1 ERROR "$tools/log/zipkin.log" | cut -c 1-200)"
+}
+
+# The last agent there was, which the benchmark measures Pillion against.
+install_jaeger_agent() {
+  if [[ -x $tools/bin/jaeger-agent ]]; then
+    have "jaeger-agent"
+  elif ! command -v go >/dev/null; then
+    skip "jaeger-agent: no Go toolchain"
+  elif try jaeger-agent by_wrapper jaeger-agent "$jaeger_module" cmd/agent "$tools/bin/jaeger-agent"; then
+    have "jaeger-agent v1.67.0"
+  else
+    skip "jaeger-agent: $(reason jaeger-agent)"
+  fi
 }
 
 # The wrapper takes the checksums from the module's own go.sum (itself verified on download), because the checksum

@@ -24,7 +24,8 @@ settings = Config(
     validate=True,
 )
 tracer = settings.initialize_tracer()
-while not tracer.start_span("probe").context.flags & 1:
+# Before the strategy comes, one trace in a thousand is sampled.
+while not all(tracer.start_span("probe").context.flags & 1 for _ in range(5)):
     time.sleep(0.01)
 print("strategy", flush=True)
 
@@ -47,6 +48,8 @@ for tick in range(1, 100 * seconds + 1):
         pair()
         spans += 2
     time.sleep(max(0, start + tick / 100 - time.monotonic()))
-tracer.close().result()
+closed = tracer.close()
+while not closed.done():
+    time.sleep(0.01)
 print("trace", trace)
 print("spans", spans)
