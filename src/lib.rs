@@ -13,6 +13,7 @@ pub mod admin;
 pub mod injector;
 
 pub mod proxy;
+pub mod receiver;
 
 pub mod correlate;
 pub mod detect;

@@ -203,6 +203,7 @@ mod tests {
         let api = Arc::new(Resource {
             service: "api".into(),
             attributes: vec![Attribute::new("k8s.pod.name", "api-1")],
+            scope: None,
         });
         let mut call = span(1, 1, &web, "GET");
         call.kind = Kind::Client;

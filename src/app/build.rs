@@ -81,6 +81,9 @@ pub enum BuildError {
     /// Span settings.
     #[error(transparent)]
     Conventions(#[from] ConventionsError),
+    /// A receiver's port.
+    #[error(transparent)]
+    Receiver(#[from] crate::receiver::OpenError),
     /// A reporter.
     #[error("reporter cannot be built")]
     Reporter(#[from] crate::reporter::BuildError),
@@ -144,6 +147,7 @@ pub(super) fn resource(config: &Config) -> Arc<Resource> {
     Arc::new(Resource {
         service: Text::new(service(config)),
         attributes,
+        scope: None,
     })
 }
 

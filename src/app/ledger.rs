@@ -1,6 +1,6 @@
 //! The ledger at a scrape: where every span that started is now.
 //!
-//! `started = unsampled + open + exported + dropped + queued` for each reporter that was there from the start. The
+//! `started + received = unsampled + open + exported + dropped + queued` for each reporter that was there from the start. The
 //! later stages are read first, and what lies between two readings counts as queued, so the sum is exact every time.
 
 use crate::model::Text;
@@ -48,7 +48,10 @@ pub(super) fn publish(metrics: &Metrics, ledger: &Ledger, reporters: &Reporters,
     let handles = metrics.spans();
     handles.started.absolute(spans.started);
     handles.unsampled.absolute(spans.unsampled);
-    handles.finished.absolute(spans.reported);
+    handles.received.absolute(spans.received);
+    handles
+        .finished
+        .absolute(spans.reported.saturating_sub(spans.received));
     handles.active.set(spans.open);
 }
 

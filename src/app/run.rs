@@ -30,6 +30,7 @@ use crate::app::build;
 use crate::app::build::BuildError;
 use crate::app::build::Lasting;
 use crate::app::ledger;
+use crate::app::receivers;
 use crate::app::sampling::Sampling;
 use crate::app::systemd;
 use crate::app::worker;
@@ -53,6 +54,8 @@ use crate::net::netns::Netns;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
 use crate::proxy::shared::Shared;
+use crate::receiver;
+use crate::receiver::Receivers;
 use crate::reporter::Observe;
 use crate::reporter::Reason;
 use crate::reporter::Reporters;
@@ -109,6 +112,7 @@ pub struct Running {
     stop_workers: CancellationToken,
     workers: Mutex<Vec<JoinHandle<()>>>,
     sampling: Mutex<Sampling>,
+    receivers: Receivers,
     /// Where each listener really listens, in the order of configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     admin_address: OnceLock<SocketAddr>,
@@ -261,6 +265,7 @@ impl Running {
     ) -> Result<Arc<Self>, RunError> {
         let workers = build::workers(&config);
         let bound = build::listeners(&config, workers, inside.as_ref())?;
+        let ports = receiver::open(&config.receivers).map_err(BuildError::from)?;
         let store = config.view.enabled.then(|| Arc::new(config.view.store()));
         let observe = observe(&metrics);
         let sink = store.clone().map(|store| store as Arc<dyn Sink>);
@@ -298,7 +303,9 @@ impl Running {
             addresses: bound
                 .iter()
                 .map(|bound| (role_name(&bound.listener.role), bound.address))
+                .chain(ports.addresses.iter().copied())
                 .collect(),
+            receivers: receivers::start(ports, &config, &lasting)?,
             tls: bound
                 .iter()
                 .filter_map(|bound| bound.listener.tls.clone())
@@ -462,6 +469,8 @@ impl Running {
         tokio::spawn(flush);
         if let Some(next) = next {
             *sampling = next;
+            let strategies = receivers::strategies(&config, &self.metrics);
+            self.receivers.strategies.store(Arc::new(strategies));
         }
         // Loading checked the files already; whoever changed them since keeps the old certificates.
         for tls in &self.tls {
@@ -523,6 +532,8 @@ impl Running {
         if joined.await.unwrap_or(1) > 0 {
             error!("a worker panicked");
         }
+        // Programs that were asked to stop together with us have sent their last spans by now.
+        self.receivers.stop().await;
         self.flush(shutdown.flush_timeout.0).await;
         self.cancel.cancel();
         info!("stopped");

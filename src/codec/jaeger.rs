@@ -2,6 +2,8 @@
 //!
 //! Source: OpenTelemetry specification, `trace/sdk_exporters/jaeger.md` (last version) and `common/mapping-to-non-otlp.md`.
 
+mod received;
+
 use std::sync::Arc;
 
 use crate::codec::otlp::SCOPE_NAME;
@@ -21,6 +23,14 @@ use crate::model::SamplingState;
 use crate::model::Status;
 use crate::model::Text;
 use crate::model::Value;
+
+pub use received::{Interner, received};
+
+/// The attribute of a link that says which type of reference it was. Source: OpenTelemetry semantic conventions,
+/// OpenTracing.
+const REF_TYPE: &str = "opentracing.ref_type";
+const CHILD_OF: &str = "child_of";
+const FOLLOWS_FROM: &str = "follows_from";
 
 /// Spans of one process, in the order in which they came.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,13 +123,17 @@ fn tags(span: &model::Span) -> Vec<Tag> {
             span.context.trace_state.as_str(),
         ));
     }
-    // Spans that came from elsewhere bring their own scope along as attributes.
-    if span.attribute("otel.scope.name").is_none() {
-        tags.push(Tag::text("otel.scope.name", Text::new_static(SCOPE_NAME)));
-        tags.push(Tag::text(
-            "otel.scope.version",
+    let (name, version) = match &span.resource.scope {
+        None => (
+            Text::new_static(SCOPE_NAME),
             Text::new_static(SCOPE_VERSION),
-        ));
+        ),
+        Some(scope) => (scope.name.clone(), scope.version.clone()),
+    };
+    for (key, text) in [("otel.scope.name", name), ("otel.scope.version", version)] {
+        if !text.is_empty() {
+            tags.push(Tag::text(key, text));
+        }
     }
     tags
 }
@@ -142,9 +156,17 @@ fn tag(attribute: &Attribute) -> Tag {
     }
 }
 
+/// Links follow, unless they came as references of the other type.
 fn reference(link: &model::Link) -> SpanRef {
+    let is_child = |attribute: &Attribute| {
+        attribute.key == REF_TYPE && attribute.value.as_str() == Some(CHILD_OF)
+    };
     SpanRef {
-        kind: RefType::FollowsFrom,
+        kind: if link.attributes.iter().any(is_child) {
+            RefType::ChildOf
+        } else {
+            RefType::FollowsFrom
+        },
         trace_id_low: link.trace_id.low(),
         trace_id_high: link.trace_id.high(),
         span_id: link.span_id.to_u64(),

@@ -1,11 +1,16 @@
-//! Jaeger's protobuf model (`jaeger.api_v2`): batches for `CollectorService/PostSpans`.
+//! Jaeger's protobuf model (`jaeger.api_v2`): batches for `CollectorService/PostSpans`, both ways.
 //!
 //! Made from the same translation as the Thrift batches, so that every Jaeger wire says the same.
 //! Source: jaegertracing/jaeger-idl `proto/api_v2/collector.proto`, `model.proto`.
 
 use prost::Message;
 
+use crate::codec::DecodeError;
+use crate::codec::Limits;
 use crate::codec::jaeger::Group;
+use crate::codec::limits::Budget;
+use crate::codec::otlp::wire::Field;
+use crate::codec::otlp::wire::Reader;
 use crate::codec::thrift;
 use crate::codec::thrift::RefType;
 use crate::codec::thrift::TagValue;
@@ -25,7 +30,11 @@ pub fn encode(group: &Group) -> Vec<u8> {
 fn span_of(span: &thrift::Span) -> Span {
     let own_trace = trace_id(span.trace_id_high, span.trace_id_low);
     // There is no field for the parent: it is the first reference of its kind to the same trace.
-    let parent = (span.parent_span_id != 0).then(|| SpanRef {
+    let named = span.references.iter().any(|other| {
+        other.span_id == span.parent_span_id
+            && (other.trace_id_high, other.trace_id_low) == (span.trace_id_high, span.trace_id_low)
+    });
+    let parent = (span.parent_span_id != 0 && !named).then(|| SpanRef {
         trace_id: own_trace.clone(),
         span_id: span.parent_span_id.to_be_bytes().to_vec(),
         ref_type: CHILD_OF,
@@ -84,6 +93,156 @@ fn key_value(tag: &thrift::Tag) -> KeyValue {
         TagValue::Binary(bytes) => (pair.v_type, pair.v_binary) = (4, bytes.to_vec()),
     }
     pair
+}
+
+/// Reads a `PostSpansRequest`: a batch for the request's process, and one more for each other process that a span names
+/// in its place.
+///
+/// # Errors
+/// [`DecodeError`]: the whole request is refused.
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<Vec<thrift::Batch>, DecodeError> {
+    charge(bytes, &mut Budget::new(limits))?;
+    let request =
+        PostSpansRequest::decode(bytes).map_err(|_| DecodeError::Malformed("PostSpansRequest"))?;
+    let batch = request.batch.unwrap_or_default();
+    let shared = batch.process.unwrap_or_default();
+    let mut batches: Vec<(Process, thrift::Batch)> = Vec::new();
+    for mut span in batch.spans {
+        let own = span.process.take();
+        let process = own.as_ref().unwrap_or(&shared);
+        let span = thrift_span(span);
+        // Neighbours mostly share their process.
+        match batches.last_mut().filter(|(known, _)| known == process) {
+            Some((_, batch)) => batch.spans.push(span),
+            None => {
+                let batch = thrift::Batch {
+                    process: thrift::Process {
+                        service: process.service_name.as_str().into(),
+                        tags: process.tags.iter().cloned().map(thrift_tag).collect(),
+                    },
+                    spans: vec![span],
+                    ..thrift::Batch::default()
+                };
+                batches.push((process.clone(), batch));
+            }
+        }
+    }
+    Ok(batches.into_iter().map(|(_, batch)| batch).collect())
+}
+
+/// Charges every element before the structs are made. A span's own process counts as often as it may be copied.
+fn charge(request: &[u8], budget: &mut Budget) -> Result<(), DecodeError> {
+    each(request, 1, &mut |batch| {
+        each(batch, 1, &mut |span| {
+            budget.span()?;
+            let mut parts = Reader::new(span);
+            while let Some((number, field)) = parts.next()? {
+                budget.part()?;
+                if let (9 | 10, Field::Delimited(nested)) = (number, field) {
+                    let mut fields = Reader::new(nested);
+                    while fields.next()?.is_some() {
+                        budget.part()?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        each(batch, 2, &mut |process| {
+            let mut fields = Reader::new(process);
+            while fields.next()?.is_some() {
+                budget.part()?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Every nested message under this number.
+fn each(
+    message: &[u8],
+    wanted: u32,
+    visit: &mut dyn FnMut(&[u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(message);
+    while let Some((number, field)) = reader.next()? {
+        if let Field::Delimited(bytes) = field
+            && number == wanted
+        {
+            visit(bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn thrift_span(span: Span) -> thrift::Span {
+    let (trace_id_high, trace_id_low) = halves(&span.trace_id);
+    thrift::Span {
+        trace_id_low,
+        trace_id_high,
+        span_id: halves(&span.span_id).1,
+        // The first reference says it.
+        parent_span_id: 0,
+        operation: span.operation_name.into(),
+        references: span.references.iter().map(thrift_reference).collect(),
+        flags: span.flags.cast_signed(),
+        start: micros(span.start_time),
+        duration: micros(span.duration),
+        tags: span.tags.into_iter().map(thrift_tag).collect(),
+        logs: span
+            .logs
+            .into_iter()
+            .map(|log| thrift::Log {
+                timestamp: micros(log.timestamp),
+                fields: log.fields.into_iter().map(thrift_tag).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn thrift_reference(other: &SpanRef) -> thrift::SpanRef {
+    let (trace_id_high, trace_id_low) = halves(&other.trace_id);
+    thrift::SpanRef {
+        kind: match other.ref_type {
+            FOLLOWS_FROM => RefType::FollowsFrom,
+            _ => RefType::ChildOf,
+        },
+        trace_id_low,
+        trace_id_high,
+        span_id: halves(&other.span_id).1,
+    }
+}
+
+/// 16 or 8 bytes; anything else is no id, hence zero.
+fn halves(bytes: &[u8]) -> (u64, u64) {
+    if let Ok(bytes) = <[u8; 16]>::try_from(bytes) {
+        let number = u128::from_be_bytes(bytes);
+        return ((number >> 64) as u64, number as u64);
+    }
+    (0, <[u8; 8]>::try_from(bytes).map_or(0, u64::from_be_bytes))
+}
+
+fn micros(moment: Option<Moment>) -> i64 {
+    let moment = moment.unwrap_or_default();
+    let micros = i64::from(moment.nanos) / 1_000;
+    moment
+        .seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(micros)
+}
+
+fn thrift_tag(pair: KeyValue) -> thrift::Tag {
+    let value = match pair.v_type {
+        0 => TagValue::Str(pair.v_str.into()),
+        1 => TagValue::Bool(pair.v_bool),
+        2 => TagValue::Long(pair.v_int64),
+        3 => TagValue::Double(pair.v_float64),
+        4 => TagValue::Binary(pair.v_binary.into()),
+        other => TagValue::Str(format!("Unknown VType: {other}").into()),
+    };
+    thrift::Tag {
+        key: pair.key.into(),
+        value,
+    }
 }
 
 const CHILD_OF: i32 = 0;
@@ -236,6 +395,46 @@ mod tests {
         assert_eq!((tag("yes").v_type, tag("yes").v_bool), (1, true));
         assert_eq!((tag("bytes").v_type, tag("bytes").v_binary.len()), (4, 3));
         assert_eq!(batch.process.unwrap().service_name, "svc-a");
+    }
+
+    #[test]
+    fn a_captured_request_and_one_of_ours_come_back_as_batches() {
+        let body =
+            include_bytes!("../../tests/data/jaeger/07-otel-python-1.21.0-grpc-postspans.bin");
+        let batches = decode(body, Limits::default()).unwrap();
+        assert!(
+            batches
+                .iter()
+                .all(|batch| !batch.process.service.is_empty())
+        );
+        let groups = jaeger::groups(&[Arc::new(full_span())]);
+        let again = decode(&encode(&groups[0]), Limits::default()).unwrap();
+        let span = &again[0].spans[0];
+        assert_eq!(again[0].process, groups[0].process);
+        assert_eq!(span.tags, groups[0].spans[0].tags);
+        assert_eq!(span.references.len(), 2, "the parent leads");
+        let back = jaeger::received(again[0].clone(), &mut Arc::new).spans;
+        assert_eq!(back[0].parent, full_span().parent);
+        assert_eq!(back[0].links.len(), 1);
+    }
+
+    #[test]
+    fn requests_beyond_the_limits_are_refused() {
+        let limits = Limits { spans: 2, parts: 9 };
+        for (bytes, why) in [
+            (&[0x0a, 0x09][..], "a length beyond the end"),
+            (&[0x0a, 6, 0x0a, 0, 0x0a, 0, 0x0a, 0], "three spans"),
+            (
+                &[
+                    0x0a, 22, 0x12, 20, 0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0, 0x12,
+                    0, 0x12, 0, 0x12, 0, 0x12, 0,
+                ],
+                "ten tags of a process",
+            ),
+        ] {
+            assert!(decode(bytes, limits).is_err(), "{why}");
+        }
+        assert_eq!(decode(&[], limits), Ok(Vec::new()));
     }
 
     #[test]

@@ -66,3 +66,16 @@ impl Budget {
         Ok(())
     }
 }
+
+/// Refuses JSON that would become many times its size: an empty member takes a few bytes and becomes a struct.
+pub(super) fn check_json(bytes: &[u8], limits: Limits) -> Result<(), DecodeError> {
+    let mut left = limits.parts;
+    for byte in bytes {
+        if matches!(byte, b'{' | b'[' | b',') {
+            left = left
+                .checked_sub(1)
+                .ok_or(DecodeError::TooMany("JSON values"))?;
+        }
+    }
+    Ok(())
+}

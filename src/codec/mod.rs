@@ -4,6 +4,7 @@ pub mod datadog;
 pub mod jaeger;
 pub mod jaeger_json;
 pub mod jaeger_proto;
+pub mod jaeger_strategy;
 pub mod json_span;
 mod limits;
 pub mod otlp;

@@ -71,6 +71,7 @@ pub(crate) fn full_span() -> Span {
         resource: Arc::new(Resource {
             service: Text::new_static("svc-a"),
             attributes: vec![Attribute::new("host.name", "demo")],
+            scope: None,
         }),
     }
 }

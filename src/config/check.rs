@@ -248,6 +248,28 @@ fn listeners(config: &Config, found: &mut Findings) {
             Err(error) => found.error(path, format!("{error}"), None),
         }
     }
+    for (path, listen) in config.receivers.listens() {
+        taken.push((path.to_owned(), listen.clone()));
+    }
+    collisions(&taken, found);
+    let datagrams = config.receivers.datagram_listens();
+    let datagrams: Vec<_> = datagrams
+        .map(|(path, listen)| (path.to_owned(), listen.clone()))
+        .collect();
+    collisions(&datagrams, found);
+    if let Some(app) = &config.app
+        && reaches(app, &config.inbound.listen)
+    {
+        found.error(
+            "app",
+            format!("{app} is the inbound listener itself, requests would go in circles"),
+            Some("write the address on which the program listens".to_owned()),
+        );
+    }
+}
+
+/// Listeners that would take each other's port.
+fn collisions(taken: &[(String, HostPort)], found: &mut Findings) {
     for (index, (path, listen)) in taken.iter().enumerate() {
         let mut earlier = taken.iter().take(index);
         if let Some((other, _)) = earlier.find(|(_, a)| collide(a, listen)) {
@@ -260,15 +282,6 @@ fn listeners(config: &Config, found: &mut Findings) {
                 last.other = Some(Path::parse(other));
             }
         }
-    }
-    if let Some(app) = &config.app
-        && reaches(app, &config.inbound.listen)
-    {
-        found.error(
-            "app",
-            format!("{app} is the inbound listener itself, requests would go in circles"),
-            Some("write the address on which the program listens".to_owned()),
-        );
     }
 }
 

@@ -13,6 +13,7 @@ use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::propagation;
 use crate::proxy;
+use crate::receiver;
 use crate::reporter;
 use crate::sampling;
 use crate::telemetry::logs;
@@ -60,6 +61,8 @@ pub struct Config {
     ///
     /// Default: none, spans are kept for the view only. Reload: live.
     pub reporters: Vec<reporter::Config>,
+    /// Spans of the programs beside this sidecar, taken on the ports that their libraries know.
+    pub receivers: receiver::Config,
     /// Recent spans in memory, with their page and query interface on the admin port.
     pub view: admin::view::Config,
     /// The admin port: probes, metrics, control.
@@ -113,6 +116,7 @@ impl Default for Config {
             propagation: propagation::Config::default(),
             sampling: sampling::Config::Constant(sampling::constant::Config::default()),
             reporters: Vec::new(),
+            receivers: receiver::Config::default(),
             view: admin::view::Config::default(),
             admin: admin::Config::default(),
             limits: proxy::config::Limits::default(),

@@ -15,7 +15,7 @@ pub use addr::HostPort;
 pub use context::{Baggage, BaggageItem, Carried, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
 pub use secret::Secret;
-pub use span::{Attribute, Event, Kind, Link, Resource, Span, Status, Timestamp, Value};
+pub use span::{Attribute, Event, Kind, Link, Resource, Scope, Span, Status, Timestamp, Value};
 pub use units::{ByteSize, HumanDuration};
 
 /// Text that is usually static or short: cheap to clone, no allocation up to 23 bytes.

@@ -114,6 +114,19 @@ pub struct Resource {
     pub service: Text,
     /// The other attributes (`service.instance.id`, `k8s.pod.name`, ...), without `service.name`.
     pub attributes: Vec<Attribute>,
+    /// The library that recorded the spans there; `None`: Pillion itself.
+    pub scope: Option<Scope>,
+}
+
+/// The library that recorded foreign spans; its name is empty where the wire has none.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scope {
+    /// The library's name.
+    pub name: Text,
+    /// Its version; may be empty.
+    pub version: Text,
+    /// What else is known of it.
+    pub attributes: Vec<Attribute>,
 }
 
 /// A finished span.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod drain;
 pub mod evidence;
+pub mod grpc;
 pub mod headers;
 pub mod kernel;
 pub mod listen;

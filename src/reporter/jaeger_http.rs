@@ -309,6 +309,7 @@ mod tests {
         other.resource = Arc::new(Resource {
             service: "other".into(),
             attributes: Vec::new(),
+            scope: None,
         });
         let mixed = [span(1), Arc::new(other), span(2)];
         let Err(SendError::Split(parts)) = reporter(1 << 20).encode(&mixed) else {

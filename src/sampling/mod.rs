@@ -13,6 +13,7 @@ pub mod probabilistic;
 mod rate;
 pub mod rate_limiting;
 pub mod remote;
+mod source;
 mod strategy;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::net::client::Client;
 pub use per_operation::PerOperation;
 pub use poller::{PollError, PollOutcome, Poller, Status, StatusSnapshot};
 pub use rate::{Probability, RangeError, TracesPerSecond};
+pub use source::Source;
 pub use strategy::{OperationRates, Strategy, StrategyError, parse_strategy};
 
 /// Decides whether a new trace is recorded. Called on the request path: no waiting, no input or output.

@@ -11,31 +11,23 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::Uri;
-use http::header;
-use http_body_util::Full;
 use parking_lot::Mutex;
-use percent_encoding::NON_ALPHANUMERIC;
-use percent_encoding::utf8_percent_encode;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing::warn;
 
-use crate::net::client::Client;
 use crate::net::client::ClientError;
 use crate::sampling::Parts;
 use crate::sampling::Sampler;
+use crate::sampling::Source;
 use crate::sampling::Strategy;
 use crate::sampling::StrategyError;
 use crate::sampling::parse_strategy;
 use crate::sampling::remote::Config;
 use crate::sampling::remote::Remote;
 
-/// Largest answer that is read: some ten thousand operations.
-const MAX_ANSWER: usize = 4 << 20;
 /// First wait after a failure while nothing has ever been fetched.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Intervals vary by this share either way.
@@ -44,11 +36,9 @@ const JITTER: f64 = 0.1;
 /// The task behind a remote sampler. Dropping it leaves the last strategy in force.
 #[derive(Debug)]
 pub struct Poller {
-    target: Uri,
+    source: Source,
     service: String,
     interval: Duration,
-    timeout: Duration,
-    client: Client,
     status: Arc<Status>,
     random: fastrand::Rng,
     failures: u32,
@@ -109,6 +99,14 @@ pub enum PollError {
     /// The backend answered with an error.
     #[error("sampling backend answered {0}")]
     Refused(StatusCode),
+    /// The backend answered with an error of gRPC.
+    #[error("sampling backend answered grpc status {code}: {message}")]
+    Call {
+        /// The status.
+        code: u32,
+        /// What it said.
+        message: String,
+    },
     /// The backend answered with something that is no strategy.
     #[error("sampling backend sent nonsense")]
     Strategy(#[source] StrategyError),
@@ -117,11 +115,9 @@ pub enum PollError {
 impl Poller {
     pub(super) fn new(config: &Config, parts: Parts<'_>, remote: Arc<Remote>) -> Self {
         Self {
-            target: config.endpoint.uri().clone(),
+            source: Source::new(config, parts.client),
             service: parts.service.to_owned(),
             interval: config.poll_interval.0,
-            timeout: config.timeout.0,
-            client: parts.client.clone(),
             status: Arc::new(Status {
                 remote,
                 counts: Mutex::default(),
@@ -148,45 +144,26 @@ impl Poller {
 
     /// Polls until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let client = self.client.clone();
-        let timeout = self.timeout;
-        let fetch = move |request| {
-            let client = client.clone();
-            async move { client.send(request, timeout, MAX_ANSWER).await }
+        let source = self.source.clone();
+        let service = self.service.clone();
+        let fetch = move || {
+            let (source, service) = (source.clone(), service.clone());
+            async move { source.ask(&service).await }
         };
         cancel.run_until_cancelled(self.poll_forever(fetch)).await;
     }
 
     async fn poll_forever<F, A>(mut self, fetch: F)
     where
-        F: Fn(Request<Full<Bytes>>) -> A,
-        A: Future<Output = Result<Response<Bytes>, ClientError>>,
+        F: Fn() -> A,
+        A: Future<Output = Result<Response<Bytes>, PollError>>,
     {
         loop {
-            let answer = match self.request() {
-                Ok(request) => fetch(request).await.map_err(PollError::Exchange),
-                Err(error) => Err(PollError::Request(error)),
-            };
+            let answer = fetch().await;
             self.take(answer, tokio::time::Instant::now().into_std());
             let wait = self.wait();
             tokio::time::sleep(wait).await;
         }
-    }
-
-    fn request(&self) -> Result<Request<Full<Bytes>>, http::Error> {
-        let joint = if self.target.query().is_some() {
-            '&'
-        } else {
-            '?'
-        };
-        let service = utf8_percent_encode(&self.service, NON_ALPHANUMERIC);
-        Request::get(format!("{}{joint}service={service}", self.target))
-            .header(header::ACCEPT, "application/json")
-            .header(
-                header::USER_AGENT,
-                concat!("pillion/", env!("CARGO_PKG_VERSION")),
-            )
-            .body(Full::default())
     }
 
     fn take(&mut self, answer: Result<Response<Bytes>, PollError>, now: Instant) {
@@ -202,7 +179,7 @@ impl Poller {
             let counts = self.status.counts.lock();
             warn!(
                 error = counts.last_error,
-                endpoint = %self.target,
+                endpoint = %self.source.target(),
                 failures = self.failures,
                 "no new sampling strategy, the last one stays"
             );

@@ -9,10 +9,13 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::Uri;
+use http::uri::PathAndQuery;
+use http::uri::Scheme;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
 
+use crate::codec::jaeger_strategy;
 use crate::model::HumanDuration;
 use crate::model::TraceId;
 use crate::sampling::Built;
@@ -33,10 +36,11 @@ pub(super) const EXAMPLE: &str =
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where strategies are asked for; `?service=NAME` is added. Jaeger's port 5778 (`http://jaeger:5778/sampling`) or
-    /// an older collector (`http://collector:14268/api/sampling`).
+    /// Where strategies are asked for; over HTTP `?service=NAME` is added. Jaeger's port 5778
+    /// (`http://jaeger:5778/sampling`) or an older collector (`http://collector:14268/api/sampling`); over gRPC Jaeger's
+    /// port 5779 (`grpc://jaeger:5779`) or an older collector's 14250.
     ///
-    /// Unit: URL with scheme `http` or `https`. Default: `http://127.0.0.1:5778/sampling`. Reload: live.
+    /// Unit: URL with scheme `http`, `https`, `grpc` or `grpcs`. Default: `http://127.0.0.1:5778/sampling`. Reload: live.
     pub endpoint: Endpoint,
     /// Time between two questions, varied by up to a tenth either way so that many sidecars do not ask at once.
     ///
@@ -70,7 +74,16 @@ impl Default for Config {
     }
 }
 
-/// An absolute `http` or `https` URL without credentials.
+/// How a backend is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `http`, `https`.
+    Http,
+    /// `grpc`, `grpcs`.
+    Grpc,
+}
+
+/// An absolute `http`, `https`, `grpc` or `grpcs` URL without credentials.
 #[derive(
     Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
 )]
@@ -168,9 +181,19 @@ impl Sampler for Remote {
 }
 
 impl Endpoint {
-    /// The URL.
-    pub fn uri(&self) -> &Uri {
-        &self.0
+    /// How to ask, and the URL to send the question to.
+    pub fn target(&self) -> (Transport, Uri) {
+        let scheme = match self.0.scheme_str() {
+            Some("grpc") => Scheme::HTTP,
+            Some("grpcs") => Scheme::HTTPS,
+            _ => return (Transport::Http, self.0.clone()),
+        };
+        let mut parts = self.0.clone().into_parts();
+        parts.scheme = Some(scheme);
+        parts.path_and_query = Some(PathAndQuery::from_static(jaeger_strategy::METHOD));
+        // All three parts are there; the URL as written would be refused by name.
+        let target = Uri::from_parts(parts).unwrap_or_else(|_| self.0.clone());
+        (Transport::Grpc, target)
     }
 }
 
@@ -179,10 +202,14 @@ impl TryFrom<String> for Endpoint {
 
     fn try_from(text: String) -> Result<Self, EndpointError> {
         let check = |uri: &Uri| match (uri.scheme_str(), uri.authority()) {
-            (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            (Some(_), Some(authority)) if authority.as_str().contains('@') => {
                 Err("credentials do not belong in the URL")
             }
             (Some("http" | "https"), Some(_)) => Ok(()),
+            (Some("grpc" | "grpcs"), Some(authority)) if authority.port().is_none() => {
+                Err("the port is missing, such as in grpc://jaeger:5779")
+            }
+            (Some("grpc" | "grpcs"), Some(_)) => Ok(()),
             _ => Err("write a full URL, such as http://jaeger:5778/sampling"),
         };
         let uri: Result<Uri, _> = text.parse();
@@ -269,8 +296,28 @@ mod tests {
 
     #[test]
     fn endpoints_survive_writing_and_reading() {
-        let text = r#""https://collector:14268/api/sampling?tenant=a""#;
-        let endpoint: Endpoint = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_string(&endpoint).unwrap(), text);
+        for (text, transport, target) in [
+            (
+                "https://collector:14268/api/sampling?tenant=a",
+                Transport::Http,
+                "https://collector:14268/api/sampling?tenant=a",
+            ),
+            (
+                "grpc://jaeger:5779",
+                Transport::Grpc,
+                "http://jaeger:5779/jaeger.api_v2.SamplingManager/GetSamplingStrategy",
+            ),
+            (
+                "grpcs://jaeger:14250/ignored",
+                Transport::Grpc,
+                "https://jaeger:14250/jaeger.api_v2.SamplingManager/GetSamplingStrategy",
+            ),
+        ] {
+            let endpoint: Endpoint = serde_json::from_value(text.into()).unwrap();
+            assert_eq!(endpoint.target(), (transport, target.parse().unwrap()));
+            // A URL without a path gets its slash.
+            let written = serde_json::to_value(&endpoint).unwrap();
+            assert_eq!(written.as_str().unwrap().trim_end_matches('/'), text);
+        }
     }
 }

@@ -27,14 +27,16 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 
 pub use families::{FAMILIES, Family, Kind};
 pub use handles::{
-    ActiveGauge, ActiveGuard, ConfigMetrics, ConnectionMetrics, CounterSet, CounterTable,
-    ExtractMetrics, InjectorMetrics, LinkMetrics, LogMetrics, OpenConnection, PoolMetrics,
-    PropagationMetrics, ReporterLedger, ReporterMetrics, SamplerMetrics, ServerMetrics,
-    SpanMetrics, SpoolLedger, SpoolMetrics, TlsMetrics, TrafficMetrics,
+    ActiveGauge, ActiveGuard, ClientMetrics, ConfigMetrics, ConnectionMetrics, CounterSet,
+    CounterTable, DoorMetrics, ExtractMetrics, InjectorMetrics, LinkMetrics, LogMetrics,
+    OpenConnection, PoolMetrics, PropagationMetrics, ReceiverMetrics, ReporterLedger,
+    ReporterMetrics, SamplerMetrics, ServerMetrics, SpanMetrics, SpoolLedger, SpoolMetrics,
+    TlsMetrics, TrafficMetrics,
 };
 pub use labels::{
-    CloseReason, ConnectFailure, Detected, Direction, ErrorType, ExtractResult, Label, LinkOutcome,
-    LogLevel, Method, Outcome, Peer, Rejection, ReviewOutcome, Version,
+    CloseReason, ConnectFailure, Detected, Direction, Door, ErrorType, ExtractResult, Label,
+    LinkOutcome, LogLevel, LossCause, Method, Outcome, Peer, Receipt, Rejection, ReviewOutcome,
+    StrategyAnswer, Version,
 };
 pub use metrics::{Counter, Gauge, Histogram};
 pub use requests::{RequestLabels, RequestMetrics, RouteId};

@@ -198,6 +198,7 @@ fn tracer(sampler: Arc<dyn Sampler>, sink: Arc<dyn Sink>) -> Arc<Tracer> {
         resource: Arc::new(Resource {
             service: Text::new_static("bench"),
             attributes: vec![pillion::model::Attribute::new("host.name", "bench")],
+            scope: None,
         }),
         clock: Arc::new(Clock::new()),
         ledger: Arc::default(),

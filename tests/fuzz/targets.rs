@@ -13,9 +13,16 @@ use http::HeaderName;
 use http::HeaderValue;
 
 use pillion::codec::Limits;
+use pillion::codec::jaeger;
+use pillion::codec::jaeger_proto;
+use pillion::codec::jaeger_strategy::Answer;
+use pillion::codec::jaeger_strategy::Spelling;
 use pillion::codec::otlp;
+use pillion::codec::skywalking;
 use pillion::codec::thrift;
+use pillion::codec::thrift::Datagram;
 use pillion::codec::thrift::Protocol;
+use pillion::codec::zipkin;
 use pillion::config;
 use pillion::detect::Hello;
 use pillion::detect::MAX_HELLO;
@@ -26,6 +33,7 @@ use pillion::detect::client_hello as read_hello;
 use pillion::detect::proxy_header as read_proxy_header;
 use pillion::detect::sniff;
 use pillion::model::Span;
+use pillion::net::grpc;
 use pillion::propagation::Config;
 use pillion::propagation::FORMATS;
 use pillion::propagation::Propagator;
@@ -45,14 +53,23 @@ pub(crate) static TARGETS: &[Target] = &[
     Target { name: "client_hello", run: client_hello },
     Target { name: "config", run: config },
     Target { name: "detect", run: detect },
+    Target { name: "grpc_frames", run: grpc_frames },
+    Target { name: "jaeger_post_spans", run: jaeger_post_spans },
+    Target { name: "jaeger_strategy", run: jaeger_strategy },
     Target { name: "otlp_json", run: otlp_json },
     Target { name: "otlp_protobuf", run: otlp_protobuf },
     Target { name: "propagation", run: propagation },
     Target { name: "propagation_config", run: propagation_config },
     Target { name: "proxy_header", run: proxy_header },
     Target { name: "sampling_strategy", run: sampling_strategy },
+    Target { name: "skywalking_json", run: skywalking_json },
+    Target { name: "skywalking_segment", run: skywalking_segment },
     Target { name: "thrift_binary", run: thrift_binary },
     Target { name: "thrift_compact", run: thrift_compact },
+    Target { name: "zipkin_json", run: zipkin_json },
+    Target { name: "zipkin_proto", run: zipkin_proto },
+    Target { name: "zipkin_v1_json", run: zipkin_v1_json },
+    Target { name: "zipkin_v1_thrift", run: zipkin_v1_thrift },
 ];
 
 /// What one foreign request may carry here: small, so that a parser without bounds shows.
@@ -176,8 +193,94 @@ fn thrift_in(data: &[u8], protocol: Protocol) -> bool {
             assert!(thrift::span_len(span, protocol).is_ok());
             n_spans += 1;
         }
+        written_and_read_again(jaeger::received(batch, &mut Arc::new).spans);
+    }
+    if let Ok(Datagram::Zipkin(spans)) = thrift::decode_datagram(data, protocol, LIMITS) {
+        n_spans += spans.len();
+        // A span with both sides of a call becomes two.
+        let received = zipkin::received_v1(spans, &mut Arc::new).spans;
+        assert!(received.len() <= 2 * LIMITS.spans);
     }
     n_spans > 0
+}
+
+/// A stream of gRPC messages: what was cut from it is not longer than allowed.
+fn grpc_frames(data: &[u8]) -> bool {
+    let mut frames = grpc::Frames::new(1_000);
+    let mut n_messages = 0;
+    for bytes in data.chunks(7) {
+        frames.push(bytes);
+        while let Ok(Some(message)) = frames.next() {
+            assert!(message.bytes.len() <= 1_000);
+            n_messages += 1;
+        }
+    }
+    n_messages > 0
+}
+
+/// Jaeger's `PostSpansRequest`.
+fn jaeger_post_spans(data: &[u8]) -> bool {
+    let Ok(batches) = jaeger_proto::decode(data, LIMITS) else {
+        return false;
+    };
+    let mut accepted = false;
+    for batch in batches {
+        let spans = jaeger::received(batch, &mut Arc::new).spans;
+        accepted |= written_and_read_again(spans);
+    }
+    accepted
+}
+
+/// A sampling strategy on its way through, in JSON or protobuf.
+fn jaeger_strategy(data: &[u8]) -> bool {
+    let mut accepted = false;
+    for answer in [Answer::from_json(data), Answer::from_proto(data)] {
+        let Ok(answer) = answer else { continue };
+        assert!(Answer::from_proto(&answer.to_proto()).is_ok());
+        for spelling in [Spelling::Name, Spelling::Number] {
+            assert!(!answer.to_json(spelling).is_empty());
+        }
+        accepted = true;
+    }
+    accepted
+}
+
+/// SkyWalking's segments in JSON.
+fn skywalking_json(data: &[u8]) -> bool {
+    let decoded = skywalking::decode_json(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+/// SkyWalking's segment and collection of segments in protobuf.
+fn skywalking_segment(data: &[u8]) -> bool {
+    let collection = skywalking::decode_collection(data, LIMITS, &mut Arc::new);
+    assert!(collection.is_err() || collection.is_ok_and(|c| c.spans.len() <= LIMITS.spans));
+    let decoded = skywalking::decode_segment(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+/// Zipkin's list in JSON.
+fn zipkin_json(data: &[u8]) -> bool {
+    let decoded = zipkin::decode_json(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+/// Zipkin's list in proto3.
+fn zipkin_proto(data: &[u8]) -> bool {
+    let decoded = zipkin::decode_proto(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| written_and_read_again(decoded.spans))
+}
+
+/// The list of Zipkin's first version in JSON.
+fn zipkin_v1_json(data: &[u8]) -> bool {
+    let decoded = zipkin::decode_v1_json(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| !decoded.spans.is_empty())
+}
+
+/// The list of Zipkin's first version in Thrift.
+fn zipkin_v1_thrift(data: &[u8]) -> bool {
+    let decoded = zipkin::decode_v1_thrift(data, LIMITS, &mut Arc::new);
+    decoded.is_ok_and(|decoded| !decoded.spans.is_empty())
 }
 
 /// Lines `name: value` become headers; what is read must survive being written.

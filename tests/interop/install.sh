@@ -4,7 +4,8 @@
 #
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
-#   node/node_modules    linking/bin/python    log/*.log
+#   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
+#   bin/jaeger-agent    java/Reports.class and the jars beside it
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -18,7 +19,7 @@ skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -156,6 +157,19 @@ install_zipkin() {
   skip "zipkin: $(grep -m 1 ERROR "$tools/log/zipkin.log" | cut -c 1-200)"
 }
 
+# The last agent there was, which the benchmark measures Pillion against.
+install_jaeger_agent() {
+  if [[ -x $tools/bin/jaeger-agent ]]; then
+    have "jaeger-agent"
+  elif ! command -v go >/dev/null; then
+    skip "jaeger-agent: no Go toolchain"
+  elif try jaeger-agent by_wrapper jaeger-agent "$jaeger_module" cmd/agent "$tools/bin/jaeger-agent"; then
+    have "jaeger-agent v1.67.0"
+  else
+    skip "jaeger-agent: $(reason jaeger-agent)"
+  fi
+}
+
 # The wrapper takes the checksums from the module's own go.sum (itself verified on download), because the checksum
 # database does not know every module that it needs.
 # by_wrapper FOLDER MODULE PACKAGE BINARY
@@ -218,6 +232,33 @@ install_node() {
     return
   fi
   skip "node packages: $(reason node)"
+}
+
+# Jaeger's clients for Go and Java, in the programs that the tests start.
+install_clients() {
+  local bin=$tools/bin/reports-go classes=$tools/java
+  if [[ -x $bin && ! $here/go/main.go -nt $bin ]]; then
+    have "jaeger-client-go"
+  elif ! command -v go >/dev/null; then
+    skip "jaeger-client-go: no Go toolchain"
+  elif try clients-go env -C "$here/go" nice go build -trimpath -o "$bin" .; then
+    have "jaeger-client-go"
+  else
+    skip "jaeger-client-go: $(reason clients-go)"
+  fi
+  if [[ -f $classes/Reports.class && ! $here/java/Reports.java -nt $classes/Reports.class ]]; then
+    have "jaeger-client for Java"
+  elif ! command -v mvn >/dev/null || ! command -v javac >/dev/null; then
+    skip "jaeger-client for Java: no Maven or no javac"
+  elif mkdir -p "$classes" && cp "$here/java/pom.xml" "$classes/" &&
+    try clients-maven nice mvn -q -B -f "$classes/pom.xml" dependency:copy-dependencies -DoutputDirectory="$classes" &&
+    try clients-java nice javac -cp "$classes/*" -d "$classes" "$here/java/Reports.java"; then
+    have "jaeger-client for Java"
+  elif [[ -s $tools/log/clients-java.log ]]; then
+    skip "jaeger-client for Java: $(reason clients-java)"
+  else
+    skip "jaeger-client for Java: $(reason clients-maven)"
+  fi
 }
 
 install_debian() {

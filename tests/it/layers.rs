@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["app"],
     &["config"],
     &["admin", "injector"],
-    &["proxy", "agent"],
+    &["proxy", "receiver"],
     &["tracer", "detect", "correlate"],
     &["reporter"],
     &["sampling", "propagation", "protocol"],

@@ -181,6 +181,7 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
     let resource = Arc::new(Resource {
         service: "reporter-test".into(),
         attributes: vec![Attribute::new("host.name", "demo")],
+        scope: None,
     });
     let start = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let span = |id: u64, parent: Option<u64>, name: &'static str, kind| Span {

@@ -15,12 +15,30 @@ use crate::support::jaeger::Jaeger;
 use crate::support::jaeger::Sampling;
 use crate::support::jaeger::spans;
 use crate::support::jaeger::tag;
+use crate::support::receivers::everywhere;
 
 /// Sent with the request: the trace must be this one.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
+/// Where the programs' own tracers report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Target {
+    Jaeger,
+    /// Each program's own sidecar: the pod's only exporter.
+    Sidecar,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tracers_inside_the_programs_and_sidecars_make_one_tree() {
+    one_tree(Target::Jaeger).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tracers_that_report_to_their_sidecars_make_the_same_tree() {
+    one_tree(Target::Sidecar).await;
+}
+
+async fn one_tree(target: Target) {
     let (Some(python), Some(node)) = (apps::python(), apps::node()) else {
         return;
     };
@@ -28,10 +46,18 @@ async fn tracers_inside_the_programs_and_sidecars_make_one_tree() {
         return;
     };
     let collector = format!("http://127.0.0.1:{}", jaeger.ports.otlp_http);
-    let settings = apps::otlp(&collector);
+    let mut settings = apps::otlp(&collector);
+    if target == Target::Sidecar {
+        settings["receivers"] = everywhere();
+    }
+    let port = |sidecar: &Sidecar, role: &str, of_jaeger: u16| match target {
+        Target::Jaeger => of_jaeger,
+        Target::Sidecar => sidecar.process.port(role),
+    };
 
     let prices = Sidecar::start("prices", &settings);
-    let otlp = format!("{collector}/v1/traces");
+    let otlp = port(&prices, "otlp.http", jaeger.ports.otlp_http);
+    let otlp = format!("http://127.0.0.1:{otlp}/v1/traces");
     let variables = [("OTLP_URL", otlp.as_str())];
     let _prices = App::start(&python, "prices_otel.py", &[], prices.app_port, &variables).await;
 
@@ -41,7 +67,7 @@ async fn tracers_inside_the_programs_and_sidecars_make_one_tree() {
     routed["routes"] = json!([{ "listen": "127.0.0.1:0", "to": to, "peer_service": "prices" }]);
     let stock = Sidecar::start("stock", &routed);
     let route = format!("http://127.0.0.1:{}", stock.process.port("route"));
-    let agent = jaeger.ports.thrift_binary_udp.to_string();
+    let agent = port(&stock, "jaeger.binary", jaeger.ports.thrift_binary_udp).to_string();
     let variables = [
         ("PRICES_URL", route.as_str()),
         ("AGENT_PORT", agent.as_str()),
@@ -49,7 +75,7 @@ async fn tracers_inside_the_programs_and_sidecars_make_one_tree() {
     let _stock = App::start(&node, "stock_jaeger.js", &[], stock.app_port, &variables).await;
 
     let orders = Sidecar::start("orders", &settings);
-    let agent = jaeger.ports.thrift_compact_udp.to_string();
+    let agent = port(&orders, "jaeger.compact", jaeger.ports.thrift_compact_udp).to_string();
     let (url, proxy) = (stock.url(), orders.proxy());
     let variables = [
         ("STOCK_URL", url.as_str()),

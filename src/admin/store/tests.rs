@@ -37,6 +37,7 @@ pub(in crate::admin) fn resource(service: &str) -> Arc<Resource> {
     Arc::new(Resource {
         service: service.into(),
         attributes: Vec::new(),
+        scope: None,
     })
 }
 
@@ -79,6 +80,7 @@ fn memory_stays_below_the_limit_and_returns_to_zero() {
         let service = Arc::new(Resource {
             service: format!("service-{n}").into(),
             attributes: vec![Attribute::new("padding", "x".repeat(200))],
+            scope: None,
         });
         let mut one = span(n + 1, 1, &service, "GET");
         one.attributes = vec![Attribute::new("long", "y".repeat(300))];

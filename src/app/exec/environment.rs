@@ -105,7 +105,7 @@ fn backends(config: &Config) -> Vec<HostPort> {
         .filter_map(reporter::Config::collector);
     let sampling = match &config.sampling {
         sampling::Config::Remote(remote) => {
-            let uri = remote.endpoint.uri();
+            let (_, uri) = remote.endpoint.target();
             let host = uri.host().unwrap_or_default();
             let port = uri.port_u16().unwrap_or(80);
             Some(HostPort::new(host.trim_matches(['[', ']']), port))

@@ -24,6 +24,7 @@ use crate::model::Kind;
 use crate::model::Link;
 use crate::model::Resource;
 use crate::model::SamplingState;
+use crate::model::Scope;
 use crate::model::Span;
 use crate::model::SpanContext;
 use crate::model::SpanId;
@@ -42,9 +43,8 @@ impl From<BadWire> for DecodeError {
 
 /// Reads an `ExportTraceServiceRequest` in protobuf form.
 ///
-/// The scope becomes the attributes `otel.scope.name` and `otel.scope.version` unless it is Pillion's own; values that
-/// the model does not have (nested lists, maps) become JSON text; received spans count as sampled. Invalid UTF-8 is
-/// replaced rather than refused.
+/// Values that the model does not have (lists of other things than text, maps) become JSON text; received spans count as
+/// sampled. Invalid UTF-8 is replaced rather than refused.
 ///
 /// # Errors
 /// [`DecodeError`]: the whole request is refused.
@@ -103,16 +103,26 @@ fn scope_spans(
                 match (number, field) {
                     (1, Field::Delimited(name)) => scope.name = text(name),
                     (2, Field::Delimited(version)) => scope.version = text(version),
+                    (3, Field::Delimited(bytes)) => {
+                        scope.attributes.extend(attribute(bytes, budget)?);
+                    }
                     _ => {}
                 }
             }
         }
     }
+    let scope = (scope.name != SCOPE_NAME).then_some(scope);
+    // Made for the first span: a scope without spans must not cost a copy of its resource.
+    let mut origin = None;
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next()? {
         if let (2, Field::Delimited(bytes)) = (number, field) {
             budget.span()?;
-            match span(bytes, resource, &scope, budget)? {
+            let resource = match &origin {
+                Some(origin) => origin,
+                None => origin.insert(with_scope(resource, &scope, budget)?),
+            };
+            match span(bytes, resource, budget)? {
                 Some(span) => decoded.spans.push(span),
                 None => decoded.rejected += 1,
             }
@@ -121,33 +131,28 @@ fn scope_spans(
     Ok(())
 }
 
-/// The instrumentation scope of a foreign span.
-#[derive(Debug, Default)]
-pub(super) struct Scope {
-    pub(super) name: Text,
-    pub(super) version: Text,
-}
-
-impl Scope {
-    /// Notes a foreign scope on a span, as exporters without scopes do.
-    ///
-    /// Source: OpenTelemetry specification, `common/mapping-to-non-otlp.md`.
-    pub(super) fn note(&self, attributes: &mut Vec<Attribute>) {
-        if self.name.is_empty() || self.name == SCOPE_NAME {
-            return;
-        }
-        attributes.push(Attribute::new("otel.scope.name", self.name.clone()));
-        if !self.version.is_empty() {
-            attributes.push(Attribute::new("otel.scope.version", self.version.clone()));
-        }
+/// The resource with the scope in it. Its copy is charged: one large resource may hold many scopes.
+fn with_scope(
+    resource: &Arc<Resource>,
+    scope: &Option<Scope>,
+    budget: &mut Budget,
+) -> Result<Arc<Resource>, DecodeError> {
+    if scope.is_none() {
+        return Ok(Arc::clone(resource));
     }
+    for _ in &resource.attributes {
+        budget.part()?;
+    }
+    Ok(Arc::new(Resource {
+        scope: scope.clone(),
+        ..Resource::clone(resource)
+    }))
 }
 
 /// `Ok(None)`: the ids are not valid.
 fn span(
     bytes: &[u8],
     resource: &Arc<Resource>,
-    scope: &Scope,
     budget: &mut Budget,
 ) -> Result<Option<Span>, DecodeError> {
     let (mut trace_id, mut span_id, mut parent) = (None, None, Some(None));
@@ -177,7 +182,6 @@ fn span(
     let (Some(trace_id), Some(span_id), Some(parent)) = (trace_id, span_id, parent) else {
         return Ok(None);
     };
-    scope.note(&mut attributes);
     Ok(Some(Span {
         context: received_context(trace_id, span_id, flags, trace_state),
         parent,

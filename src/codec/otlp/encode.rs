@@ -87,7 +87,7 @@ impl Group<'_> {
             .iter()
             .map(|(_, len)| delimited_len(2, *len))
             .sum();
-        delimited_len(1, SCOPE_LEN) + spans
+        delimited_len(1, scope_len(self.resource)) + spans
     }
 
     fn resource_spans_len(&self) -> usize {
@@ -103,9 +103,8 @@ impl Group<'_> {
         put_header(out, 1, resource_len(self.resource));
         put_resource(out, self.resource);
         put_header(out, 2, self.scope_spans_len());
-        put_header(out, 1, SCOPE_LEN);
-        put_text(out, 1, SCOPE_NAME);
-        put_text(out, 2, SCOPE_VERSION);
+        put_header(out, 1, scope_len(self.resource));
+        put_scope(out, self.resource);
         for (span, len) in &self.spans {
             put_header(out, 2, *len);
             let before = out.len();
@@ -116,6 +115,31 @@ impl Group<'_> {
 }
 
 const SCOPE_LEN: usize = text_len(1, SCOPE_NAME.len()) + text_len(2, SCOPE_VERSION.len());
+
+fn scope_len(resource: &Resource) -> usize {
+    match &resource.scope {
+        None => SCOPE_LEN,
+        Some(scope) => {
+            text_len(1, scope.name.len())
+                + text_len(2, scope.version.len())
+                + attributes_len(3, &scope.attributes)
+        }
+    }
+}
+
+fn put_scope(out: &mut BytesMut, resource: &Resource) {
+    match &resource.scope {
+        None => {
+            put_text(out, 1, SCOPE_NAME);
+            put_text(out, 2, SCOPE_VERSION);
+        }
+        Some(scope) => {
+            put_text(out, 1, &scope.name);
+            put_text(out, 2, &scope.version);
+            put_attributes(out, 3, &scope.attributes);
+        }
+    }
+}
 
 fn resource_len(resource: &Resource) -> usize {
     let service = match resource.service.len() {

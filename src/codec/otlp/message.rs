@@ -89,6 +89,10 @@ pub struct InstrumentationScope {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
+    /// What else is known of it.
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<KeyValue>,
 }
 
 /// A span.
@@ -281,10 +285,7 @@ impl ExportTraceServiceRequest {
             .map(|(resource, spans)| ResourceSpans {
                 resource: Some(resource_message(resource)),
                 scope_spans: vec![ScopeSpans {
-                    scope: Some(InstrumentationScope {
-                        name: SCOPE_NAME.to_owned(),
-                        version: SCOPE_VERSION.to_owned(),
-                    }),
+                    scope: Some(scope_message(resource)),
                     spans,
                 }],
             })
@@ -305,6 +306,21 @@ fn resource_message(resource: &model::Resource) -> Resource {
             .into_iter()
             .chain(attribute_messages(&resource.attributes))
             .collect(),
+    }
+}
+
+fn scope_message(resource: &model::Resource) -> InstrumentationScope {
+    match &resource.scope {
+        None => InstrumentationScope {
+            name: SCOPE_NAME.to_owned(),
+            version: SCOPE_VERSION.to_owned(),
+            attributes: Vec::new(),
+        },
+        Some(scope) => InstrumentationScope {
+            name: scope.name.to_string(),
+            version: scope.version.to_string(),
+            attributes: attribute_messages(&scope.attributes).collect(),
+        },
     }
 }
 

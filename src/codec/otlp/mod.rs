@@ -8,7 +8,7 @@ mod decode;
 mod encode;
 mod json;
 pub mod message;
-mod wire;
+pub(in crate::codec) mod wire;
 
 use crate::model::Attribute;
 use crate::model::Resource;

@@ -4,22 +4,22 @@ use bytes::BufMut;
 use bytes::BytesMut;
 
 /// Bytes a varint takes.
-pub(super) const fn varint_len(value: u64) -> usize {
+pub(in crate::codec) const fn varint_len(value: u64) -> usize {
     // One byte for each started group of seven bits; zero still takes one.
     ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
 }
 
 /// Bytes of a tag with this field number.
-pub(super) const fn tag_len(field: u32) -> usize {
+pub(in crate::codec) const fn tag_len(field: u32) -> usize {
     varint_len((field as u64) << 3)
 }
 
 /// Bytes of a length-delimited field with this content length, tag included.
-pub(super) const fn delimited_len(field: u32, content: usize) -> usize {
+pub(in crate::codec) const fn delimited_len(field: u32, content: usize) -> usize {
     tag_len(field) + varint_len(content as u64) + content
 }
 
-pub(super) fn put_varint(out: &mut BytesMut, mut value: u64) {
+pub(in crate::codec) fn put_varint(out: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -27,29 +27,29 @@ pub(super) fn put_varint(out: &mut BytesMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
-pub(super) fn put_tag(out: &mut BytesMut, field: u32, wire: Wire) {
+pub(in crate::codec) fn put_tag(out: &mut BytesMut, field: u32, wire: Wire) {
     put_varint(out, u64::from(field) << 3 | wire as u64);
 }
 
 /// Opens a length-delimited field: the caller writes exactly `len` bytes next.
-pub(super) fn put_header(out: &mut BytesMut, field: u32, len: usize) {
+pub(in crate::codec) fn put_header(out: &mut BytesMut, field: u32, len: usize) {
     put_tag(out, field, Wire::Delimited);
     put_varint(out, len as u64);
 }
 
-pub(super) fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+pub(in crate::codec) fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
     put_header(out, field, bytes.len());
     out.put_slice(bytes);
 }
 
 /// Leaves an empty text out, as proto3 does.
-pub(super) fn put_text(out: &mut BytesMut, field: u32, text: &str) {
+pub(in crate::codec) fn put_text(out: &mut BytesMut, field: u32, text: &str) {
     if !text.is_empty() {
         put_bytes(out, field, text.as_bytes());
     }
 }
 
-pub(super) const fn text_len(field: u32, len: usize) -> usize {
+pub(in crate::codec) const fn text_len(field: u32, len: usize) -> usize {
     if len == 0 {
         0
     } else {
@@ -59,7 +59,7 @@ pub(super) const fn text_len(field: u32, len: usize) -> usize {
 
 /// The wire types in use; groups (3 and 4) are long deprecated and refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(in crate::codec) enum Wire {
     Varint = 0,
     Fixed64 = 1,
     Delimited = 2,
@@ -68,7 +68,7 @@ pub(super) enum Wire {
 
 /// One field's value as it lies on the wire.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Field<'a> {
+pub(in crate::codec) enum Field<'a> {
     Varint(u64),
     Fixed64(u64),
     Delimited(&'a [u8]),
@@ -77,21 +77,21 @@ pub(super) enum Field<'a> {
 
 /// The bytes broke the protobuf wire format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BadWire;
+pub(in crate::codec) struct BadWire;
 
 /// Reads the fields of one message in order; nested messages are read by another reader over their bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(in crate::codec) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::codec) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// The next field number and value; `Ok(None)` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, BadWire> {
+    pub(in crate::codec) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, BadWire> {
         if self.rest.is_empty() {
             return Ok(None);
         }

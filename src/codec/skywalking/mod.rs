@@ -6,6 +6,7 @@
 //! Foreign ids of other shapes are digested; the header that brought them is carried along, for the trace's name must leave
 //! as it came. Source: apache/skywalking `docs/en/api/x-process-propagation-headers-v3.md`.
 
+mod received;
 mod segment;
 
 use base64::Engine;
@@ -18,6 +19,7 @@ use crate::model::SpanId;
 use crate::model::Text;
 use crate::model::TraceId;
 
+pub use received::{decode_collection, decode_json, decode_segment};
 pub use segment::{encode_json, encode_segments};
 
 /// The carried item that holds the caller's `sw8` header.

@@ -9,6 +9,8 @@
 use std::sync::Arc;
 
 use prost::Message;
+use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
 
 use crate::codec::skywalking::carried;
@@ -35,89 +37,94 @@ pub fn encode_json(spans: &[Arc<model::Span>]) -> Vec<u8> {
     serde_json::to_vec(&segments).unwrap_or_default()
 }
 
-#[derive(Clone, PartialEq, prost::Message, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Segment {
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Segment {
     #[prost(string, tag = "1")]
-    trace_id: String,
+    pub(super) trace_id: String,
     #[prost(string, tag = "2")]
-    trace_segment_id: String,
+    pub(super) trace_segment_id: String,
     #[prost(message, repeated, tag = "3")]
-    spans: Vec<Span>,
+    pub(super) spans: Vec<Span>,
     #[prost(string, tag = "4")]
-    service: String,
+    pub(super) service: String,
     #[prost(string, tag = "5")]
-    service_instance: String,
+    pub(super) service_instance: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Span {
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Span {
     #[prost(int32, tag = "1")]
-    span_id: i32,
+    pub(super) span_id: i32,
     #[prost(int32, tag = "2")]
-    parent_span_id: i32,
+    pub(super) parent_span_id: i32,
     #[prost(int64, tag = "3")]
-    start_time: i64,
+    pub(super) start_time: i64,
     #[prost(int64, tag = "4")]
-    end_time: i64,
+    pub(super) end_time: i64,
     #[prost(message, repeated, tag = "5")]
-    refs: Vec<Reference>,
+    pub(super) refs: Vec<Reference>,
     #[prost(string, tag = "6")]
-    operation_name: String,
+    pub(super) operation_name: String,
     #[prost(string, tag = "7")]
-    peer: String,
+    pub(super) peer: String,
     #[prost(int32, tag = "8")]
-    span_type: i32,
+    #[serde(deserialize_with = "type_number")]
+    pub(super) span_type: i32,
     #[prost(int32, tag = "9")]
-    span_layer: i32,
+    #[serde(deserialize_with = "layer_number")]
+    pub(super) span_layer: i32,
     #[prost(int32, tag = "10")]
-    component_id: i32,
+    pub(super) component_id: i32,
     #[prost(bool, tag = "11")]
-    is_error: bool,
+    pub(super) is_error: bool,
     #[prost(message, repeated, tag = "12")]
-    tags: Vec<Pair>,
+    pub(super) tags: Vec<Pair>,
     #[prost(message, repeated, tag = "13")]
-    logs: Vec<Log>,
+    pub(super) logs: Vec<Log>,
     #[prost(bool, tag = "14")]
-    skip_analysis: bool,
+    pub(super) skip_analysis: bool,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Reference {
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Reference {
     #[prost(int32, tag = "1")]
-    ref_type: i32,
+    #[serde(deserialize_with = "reference_number")]
+    pub(super) ref_type: i32,
     #[prost(string, tag = "2")]
-    trace_id: String,
+    pub(super) trace_id: String,
     #[prost(string, tag = "3")]
-    parent_trace_segment_id: String,
+    pub(super) parent_trace_segment_id: String,
     #[prost(int32, tag = "4")]
-    parent_span_id: i32,
+    pub(super) parent_span_id: i32,
     #[prost(string, tag = "5")]
-    parent_service: String,
+    pub(super) parent_service: String,
     #[prost(string, tag = "6")]
-    parent_service_instance: String,
+    pub(super) parent_service_instance: String,
     #[prost(string, tag = "7")]
-    parent_endpoint: String,
+    pub(super) parent_endpoint: String,
     #[prost(string, tag = "8")]
-    network_address_used_at_peer: String,
+    pub(super) network_address_used_at_peer: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Serialize)]
-struct Pair {
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Pair {
     #[prost(string, tag = "1")]
-    key: String,
+    pub(super) key: String,
     #[prost(string, tag = "2")]
-    value: String,
+    pub(super) value: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Serialize)]
-struct Log {
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Log {
     #[prost(int64, tag = "1")]
-    time: i64,
+    pub(super) time: i64,
     #[prost(message, repeated, tag = "2")]
-    data: Vec<Pair>,
+    pub(super) data: Vec<Pair>,
 }
 
 const CROSS_PROCESS: i32 = 0;
@@ -244,6 +251,48 @@ fn log(event: &model::Event) -> Log {
         time: millis(event.time),
         data,
     }
+}
+
+/// An enum's name in JSON, or its number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Word {
+    Name(String),
+    Number(i32),
+}
+
+fn number_of<'de, D: Deserializer<'de>>(deserializer: D, names: &[&str]) -> Result<i32, D::Error> {
+    Ok(match Word::deserialize(deserializer)? {
+        Word::Number(number) => number,
+        Word::Name(name) => {
+            let place = names.iter().position(|known| *known == name);
+            // What is not known counts as the first: unknown layers, entry spans.
+            place
+                .and_then(|place| i32::try_from(place).ok())
+                .unwrap_or(0)
+        }
+    })
+}
+
+fn type_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    number_of(deserializer, &["Entry", "Exit", "Local"])
+}
+
+fn layer_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    let names = [
+        "Unknown",
+        "Database",
+        "RPCFramework",
+        "Http",
+        "MQ",
+        "Cache",
+        "FAAS",
+    ];
+    number_of(deserializer, &names)
+}
+
+fn reference_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    number_of(deserializer, &["CrossProcess", "CrossThread"])
 }
 
 #[cfg(test)]

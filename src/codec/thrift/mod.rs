@@ -5,6 +5,7 @@
 
 mod jaeger;
 mod read;
+mod zipkin;
 
 use std::io;
 
@@ -23,6 +24,7 @@ use crate::codec::Limits;
 use crate::codec::limits::Budget;
 
 pub use jaeger::{Batch, ClientStats, Log, Process, RefType, Span, SpanRef, Tag, TagValue};
+pub use zipkin::{Annotation, BinaryAnnotation, Host, ZipkinSpan};
 
 /// The two encodings of the same structs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +130,30 @@ pub fn decode_message(
     protocol: Protocol,
     limits: Limits,
 ) -> Result<Message, DecodeError> {
+    match decode_datagram(bytes, protocol, limits)? {
+        Datagram::Jaeger(message) => Ok(message),
+        Datagram::Zipkin(_) => Err(DecodeError::Malformed("method name")),
+    }
+}
+
+/// What an agent can be told in a datagram.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Datagram {
+    /// `emitBatch`.
+    Jaeger(Message),
+    /// `emitZipkinBatch`.
+    Zipkin(Vec<ZipkinSpan>),
+}
+
+/// Reads a datagram: `emitBatch` or `emitZipkinBatch`, `CALL` or `ONEWAY`, strict or not.
+///
+/// # Errors
+/// [`DecodeError`]: nothing of the bytes is kept.
+pub fn decode_datagram(
+    bytes: &[u8],
+    protocol: Protocol,
+    limits: Limits,
+) -> Result<Datagram, DecodeError> {
     read::with(bytes, protocol, |input: &mut dyn TInputProtocol| {
         let id = input.read_message_begin()?;
         let oneway = match id.message_type {
@@ -135,24 +161,46 @@ pub fn decode_message(
             TMessageType::Call => false,
             _ => return Err(DecodeError::Malformed("message type")),
         };
-        if id.name != EMIT_BATCH {
-            return Err(DecodeError::Malformed("method name"));
-        }
         let mut budget = Budget::new(limits);
         let source = &mut read::Source {
             input,
             budget: &mut budget,
         };
-        let batch = read::arguments(source)?.ok_or(DecodeError::Malformed("arguments"))?;
-        Ok(Message {
-            oneway,
-            sequence: id.sequence_number,
-            batch,
-        })
+        let missing = DecodeError::Malformed("arguments");
+        match id.name.as_str() {
+            EMIT_BATCH => Ok(Datagram::Jaeger(Message {
+                oneway,
+                sequence: id.sequence_number,
+                batch: read::arguments(source)?.ok_or(missing)?,
+            })),
+            EMIT_ZIPKIN_BATCH => {
+                let spans = read::zipkin_arguments(source)?;
+                Ok(Datagram::Zipkin(spans.ok_or(missing)?))
+            }
+            _ => Err(DecodeError::Malformed("method name")),
+        }
+    })
+}
+
+/// Reads a bare list of Zipkin's first structs in binary form, as the body of `/api/v1/spans` is.
+///
+/// # Errors
+/// [`DecodeError`]: nothing of the bytes is kept.
+pub fn decode_zipkin_list(bytes: &[u8], limits: Limits) -> Result<Vec<ZipkinSpan>, DecodeError> {
+    read::with(bytes, Protocol::Binary, |input| {
+        let mut budget = Budget::new(limits);
+        let source = &mut read::Source {
+            input,
+            budget: &mut budget,
+        };
+        let mut spans = Vec::new();
+        zipkin::spans(source, &mut spans)?;
+        Ok(spans)
     })
 }
 
 const EMIT_BATCH: &str = "emitBatch";
+const EMIT_ZIPKIN_BATCH: &str = "emitZipkinBatch";
 
 /// A batch about to be written, borrowing its spans.
 #[derive(Debug, Clone, Copy)]

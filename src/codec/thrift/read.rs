@@ -18,6 +18,8 @@ use crate::codec::thrift::Span;
 use crate::codec::thrift::SpanRef;
 use crate::codec::thrift::Tag;
 use crate::codec::thrift::TagValue;
+use crate::codec::thrift::ZipkinSpan;
+use crate::codec::thrift::zipkin;
 use crate::model::Text;
 
 /// Bytes being read and what may still be taken from them.
@@ -69,6 +71,19 @@ pub(super) fn arguments(source: &mut Source<'_>) -> Result<Option<Batch>> {
     fields(source, |source, id, field_type| {
         match (id, field_type) {
             (1, TType::Struct) => found = Some(batch(source)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// The argument struct of `emitZipkinBatch`: field 1 is the list of spans.
+pub(super) fn zipkin_arguments(source: &mut Source<'_>) -> Result<Option<Vec<ZipkinSpan>>> {
+    let mut found = None;
+    fields(source, |source, id, field_type| {
+        match (id, field_type) {
+            (1, TType::List) => zipkin::spans(source, found.get_or_insert_default())?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -215,7 +230,7 @@ fn tag(source: &mut Source<'_>) -> Result<Tag> {
 }
 
 /// Reads a struct: `read` takes a field and answers true, or answers false and the field is skipped.
-fn fields(
+pub(super) fn fields(
     source: &mut Source<'_>,
     mut read: impl FnMut(&mut Source<'_>, i16, TType) -> Result<bool>,
 ) -> Result<()> {
@@ -239,7 +254,7 @@ fn fields(
 }
 
 /// Appends a list of structs; items of another type are skipped. Grows as items appear, not by the announced count.
-fn list<T>(
+pub(super) fn list<T>(
     source: &mut Source<'_>,
     items: &mut Vec<T>,
     read: impl Fn(&mut Source<'_>) -> Result<T>,
@@ -256,7 +271,7 @@ fn list<T>(
     Ok(())
 }
 
-fn text(source: &mut Source<'_>) -> Result<Text> {
+pub(super) fn text(source: &mut Source<'_>) -> Result<Text> {
     let bytes = source.input.read_bytes()?;
     Ok(String::from_utf8_lossy(&bytes).into())
 }

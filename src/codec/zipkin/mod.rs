@@ -2,10 +2,12 @@
 //!
 //! Both spellings are written from one translation: times in microseconds, tags as text, events as annotations, and the
 //! name of the other side where a client span knows it, which is what Zipkin draws its service graph from. A span of ours
-//! is never `shared`. Links and trace state have no place.
+//! is never `shared`; a received one stays it. Links and trace state have no place.
 //! Source: openzipkin/zipkin-api `zipkin2-api.yaml`, `zipkin.proto`; OpenTelemetry specification, `trace/sdk_exporters/zipkin.md`.
 
 mod proto;
+mod received;
+mod v1;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,6 +24,11 @@ use crate::model::Kind;
 use crate::model::Status;
 
 pub use proto::encode_proto;
+pub use received::{decode_json, decode_proto};
+pub use v1::{decode_v1_json, decode_v1_thrift, received_v1};
+
+/// The attribute of a received span that shares its id with the other side of its call.
+pub(super) const SHARED: &str = "zipkin.shared";
 
 /// The spans as a JSON list.
 pub fn encode_json(spans: &[Arc<model::Span>]) -> Vec<u8> {
@@ -50,6 +57,8 @@ struct Span<'a> {
     tags: BTreeMap<&'a str, String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     debug: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -96,6 +105,7 @@ impl<'a> Span<'a> {
             annotations: span.events.iter().map(annotation).collect(),
             tags: tags(span),
             debug: span.is_debug(),
+            shared: span.attribute(SHARED) == Some(&model::Value::Bool(true)),
         }
     }
 }
@@ -115,6 +125,7 @@ fn tags(span: &model::Span) -> BTreeMap<&str, String> {
     for attribute in span.resource.attributes.iter().chain(&span.attributes) {
         tags.insert(attribute.key.as_str(), text_of(&attribute.value));
     }
+    tags.remove(SHARED);
     // A tag of this name means failure, whatever it says.
     if tags.get("error").is_some_and(|value| value == "false") {
         tags.remove("error");
@@ -129,10 +140,15 @@ fn tags(span: &model::Span) -> BTreeMap<&str, String> {
             tags.insert("error", description.to_string());
         }
     }
-    tags.entry("otel.scope.name")
-        .or_insert_with(|| SCOPE_NAME.to_owned());
-    tags.entry("otel.scope.version")
-        .or_insert_with(|| SCOPE_VERSION.to_owned());
+    let (name, version) = match &span.resource.scope {
+        None => (SCOPE_NAME, SCOPE_VERSION),
+        Some(scope) => (scope.name.as_str(), scope.version.as_str()),
+    };
+    for (key, text) in [("otel.scope.name", name), ("otel.scope.version", version)] {
+        if !text.is_empty() {
+            tags.insert(key, text.to_owned());
+        }
+    }
     tags
 }
 

@@ -53,6 +53,7 @@ fn proto_of(span: &model::Span) -> Span {
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
         debug: plain.debug,
+        shared: plain.shared,
     }
 }
 
@@ -72,51 +73,53 @@ struct ListOfSpans {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Span {
+pub(super) struct Span {
     #[prost(bytes = "vec", tag = "1")]
-    trace_id: Vec<u8>,
+    pub(super) trace_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    parent_id: Vec<u8>,
+    pub(super) parent_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
-    id: Vec<u8>,
+    pub(super) id: Vec<u8>,
     #[prost(int32, tag = "4")]
-    kind: i32,
+    pub(super) kind: i32,
     #[prost(string, tag = "5")]
-    name: String,
+    pub(super) name: String,
     #[prost(fixed64, tag = "6")]
-    timestamp: u64,
+    pub(super) timestamp: u64,
     #[prost(uint64, tag = "7")]
-    duration: u64,
+    pub(super) duration: u64,
     #[prost(message, optional, tag = "8")]
-    local_endpoint: Option<Endpoint>,
+    pub(super) local_endpoint: Option<Endpoint>,
     #[prost(message, optional, tag = "9")]
-    remote_endpoint: Option<Endpoint>,
+    pub(super) remote_endpoint: Option<Endpoint>,
     #[prost(message, repeated, tag = "10")]
-    annotations: Vec<Annotation>,
+    pub(super) annotations: Vec<Annotation>,
     #[prost(map = "string, string", tag = "11")]
-    tags: HashMap<String, String>,
+    pub(super) tags: HashMap<String, String>,
     #[prost(bool, tag = "12")]
-    debug: bool,
+    pub(super) debug: bool,
+    #[prost(bool, tag = "13")]
+    pub(super) shared: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Endpoint {
+pub(super) struct Endpoint {
     #[prost(string, tag = "1")]
-    service_name: String,
+    pub(super) service_name: String,
     #[prost(bytes = "vec", tag = "2")]
-    ipv4: Vec<u8>,
+    pub(super) ipv4: Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
-    ipv6: Vec<u8>,
+    pub(super) ipv6: Vec<u8>,
     #[prost(int32, tag = "4")]
-    port: i32,
+    pub(super) port: i32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Annotation {
+pub(super) struct Annotation {
     #[prost(fixed64, tag = "1")]
-    timestamp: u64,
+    pub(super) timestamp: u64,
     #[prost(string, tag = "2")]
-    value: String,
+    pub(super) value: String,
 }
 
 #[cfg(test)]

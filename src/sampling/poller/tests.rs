@@ -8,8 +8,10 @@ use tokio::time::Instant as TokioInstant;
 
 use super::*;
 use crate::model::TraceId;
+use crate::net::client::Client;
 use crate::sampling::Config as Sampling;
 use crate::sampling::build;
+use crate::sampling::source;
 
 const HALF: &str =
     r#"{"strategyType":"PROBABILISTIC","probabilisticSampling":{"samplingRate":0.5}}"#;
@@ -46,11 +48,11 @@ async fn play(mut poller: Poller, script: Vec<Answer>, time: Duration) -> Vec<Du
     poller.random = fastrand::Rng::with_seed(7);
     let asked = StdMutex::new(Vec::new());
     let start = TokioInstant::now();
-    let fetch = |_| {
+    let fetch = || {
         let mut asked = asked.lock().unwrap();
         let next = script[asked.len().min(script.len() - 1)];
         asked.push(start.elapsed());
-        std::future::ready(next())
+        std::future::ready(next().map_err(PollError::Exchange))
     };
     tokio::time::timeout(time, poller.poll_forever(fetch))
         .await
@@ -257,11 +259,7 @@ fn the_service_is_added_to_the_endpoint() {
             "https://a/x?tenant=b&service=my%20shop",
         ),
     ] {
-        let config = Config {
-            endpoint: endpoint.to_owned().try_into().unwrap(),
-            ..Config::default()
-        };
-        let request = poller(config).request().unwrap();
+        let request = source::http_request(&endpoint.parse().unwrap(), "my shop").unwrap();
         assert_eq!(request.uri().to_string(), expected);
         assert_eq!(request.method(), http::Method::GET);
     }
@@ -300,7 +298,7 @@ async fn asks_over_real_sockets_until_cancelled() {
     );
     let huge = format!(
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}",
-        " ".repeat(MAX_ANSWER + 1)
+        " ".repeat(source::MAX_ANSWER + 1)
     );
     let server = tokio::spawn(serve(
         listener,

@@ -100,6 +100,8 @@ families! {
         "Spans that ended without being recorded because the trace is not sampled.";
     SPANS_FINISHED = Kind::Counter, "pillion_spans_finished_total",
         "Recorded spans that ended and were handed to the reporters.";
+    SPANS_RECEIVED = Kind::Counter, "pillion_spans_received_total",
+        "Spans of programs that were received and handed to the reporters.";
     SPANS_ACTIVE = Kind::Gauge, "pillion_spans_active",
         "Spans started and not yet ended.";
 
@@ -142,6 +144,20 @@ families! {
         "Spans of earlier processes that were lost.";
     SPOOL_RECOVERED_QUEUED = Kind::Gauge, "pillion_spool_recovered_queue_spans",
         "Spans of earlier processes that still wait.";
+    RECEIVER_MESSAGES = Kind::Counter, "pillion_receiver_messages_total",
+        "Datagrams, requests and stream messages that receivers of spans were sent, by what became of them.";
+    RECEIVER_SPANS = Kind::Counter, "pillion_receiver_spans_total",
+        "Spans received from programs and handed to the reporters.";
+    RECEIVER_INVALID = Kind::Counter, "pillion_receiver_invalid_spans_total",
+        "Spans received and left out because their ids are missing or malformed.";
+    RECEIVER_STRATEGIES = Kind::Counter, "pillion_receiver_strategies_total",
+        "Sampling strategies that programs asked for, by where the answer came from.";
+    RECEIVER_CLIENTS = Kind::Gauge, "pillion_receiver_clients",
+        "Jaeger clients that number their batches and sent one within the last hour.";
+    RECEIVER_CLIENT_BATCHES = Kind::Counter, "pillion_receiver_client_batches_total",
+        "Batches that numbering Jaeger clients sent, and those of them that arrived.";
+    RECEIVER_CLIENT_LOST = Kind::Counter, "pillion_receiver_client_lost_spans_total",
+        "Spans that numbering Jaeger clients say they lost, by the cause.";
 
     LINKS = Kind::Counter, "pillion_links_total",
         "Outbound requests by the method that linked them to their cause and how sure it is.";

@@ -13,13 +13,17 @@ use super::Metrics;
 use super::labels::CloseReason;
 use super::labels::ConnectFailure;
 use super::labels::Detected;
+use super::labels::Door;
 use super::labels::ExtractResult;
 use super::labels::Label;
 use super::labels::LinkOutcome;
 use super::labels::LogLevel;
+use super::labels::LossCause;
 use super::labels::Outcome;
+use super::labels::Receipt;
 use super::labels::Rejection;
 use super::labels::ReviewOutcome;
+use super::labels::StrategyAnswer;
 
 /// One counter for each value of a closed label.
 #[derive(Debug, Clone)]
@@ -208,7 +212,7 @@ pub struct TlsMetrics {
     pub reloads: CounterSet<Outcome>,
 }
 
-/// Spans before the reporters. Held by the tracer; `started = unsampled + finished + active` at rest.
+/// Spans before the reporters. `started = unsampled + finished + active` at rest.
 #[derive(Debug, Clone)]
 pub struct SpanMetrics {
     /// Started, sampled or not.
@@ -217,6 +221,8 @@ pub struct SpanMetrics {
     pub unsampled: Counter,
     /// Handed to the reporters.
     pub finished: Counter,
+    /// Spans of programs, handed to the reporters.
+    pub received: Counter,
     /// Not yet ended.
     pub active: ActiveGauge,
 }
@@ -454,4 +460,54 @@ pub struct LogMetrics {
     pub suppressed: Counter,
     /// Not written because standard error did not take them in time.
     pub lost: Counter,
+}
+
+/// Spans of programs. Held by the receivers.
+#[derive(Debug, Clone)]
+pub struct ReceiverMetrics {
+    /// Where the answers to questions for strategies came from.
+    pub strategies: CounterSet<StrategyAnswer>,
+    /// Jaeger clients that number their batches.
+    pub clients: Gauge,
+    doors: Box<[DoorMetrics]>,
+}
+
+impl ReceiverMetrics {
+    /// What is counted at this door.
+    ///
+    /// # Panics
+    /// Never: every door has its entry.
+    pub fn door(&self, door: Door) -> &DoorMetrics {
+        &self.doors[door.index()]
+    }
+}
+
+/// One door for spans of programs.
+#[derive(Debug, Clone)]
+pub struct DoorMetrics {
+    /// Messages.
+    pub messages: CounterSet<Receipt>,
+    /// Spans handed to the reporters.
+    pub spans: Counter,
+    /// Spans left out.
+    pub invalid: Counter,
+}
+
+/// One Jaeger client that numbers its batches.
+#[derive(Debug, Clone)]
+pub struct ClientMetrics {
+    /// Batches that it sent, by its own count.
+    pub sent: Counter,
+    /// Batches that arrived.
+    pub received: Counter,
+    lost: Box<[Counter]>,
+}
+
+impl ClientMetrics {
+    /// Counts spans that the client lost.
+    pub fn lose(&self, cause: LossCause, spans: u64) {
+        if let Some(counter) = self.lost.get(cause.index()) {
+            counter.increment(spans);
+        }
+    }
 }

@@ -337,3 +337,75 @@ label! {
         Failed = "failed",
     }
 }
+
+label! {
+    /// The door through which a program's spans came.
+    Door: "receiver" {
+        /// Jaeger, UDP, compact.
+        JaegerCompact = "jaeger_compact",
+        /// Jaeger, UDP, binary.
+        JaegerBinary = "jaeger_binary",
+        /// Jaeger, UDP, compact, with Zipkin's structs allowed.
+        JaegerZipkin = "jaeger_zipkin",
+        /// Jaeger's collector over HTTP.
+        JaegerHttp = "jaeger_http",
+        /// Jaeger's collector over gRPC.
+        JaegerGrpc = "jaeger_grpc",
+        /// OTLP over gRPC.
+        OtlpGrpc = "otlp_grpc",
+        /// OTLP over HTTP.
+        OtlpHttp = "otlp_http",
+        /// SkyWalking over gRPC.
+        SkyWalkingGrpc = "skywalking_grpc",
+        /// SkyWalking over HTTP.
+        SkyWalkingHttp = "skywalking_http",
+        /// Zipkin.
+        Zipkin = "zipkin",
+    }
+}
+
+label! {
+    /// What became of a message with spans.
+    Receipt: "result" {
+        /// Decoded; its spans went to the reporters.
+        Accepted = "accepted",
+        /// Not what this door reads.
+        Malformed = "malformed",
+        /// Larger than allowed, before or after decompression.
+        TooLarge = "too_large",
+        /// A content type or encoding that is not read here.
+        Unsupported = "unsupported",
+        /// More than can be decoded at once.
+        Busy = "busy",
+        /// It broke off.
+        Incomplete = "incomplete",
+    }
+}
+
+label! {
+    /// Where the answer to a question for a strategy came from.
+    StrategyAnswer: "source" {
+        /// This sidecar's own settings.
+        Own = "own",
+        /// An answer of the backend that is fresh enough.
+        Cached = "cached",
+        /// The backend, asked for this.
+        Backend = "backend",
+        /// The last good answer; the backend gives none.
+        Stale = "stale",
+        /// Nowhere: the question failed.
+        None = "none",
+    }
+}
+
+label! {
+    /// Why a client lost spans before they were sent.
+    LossCause: "cause" {
+        /// Its queue was full.
+        FullQueue = "full_queue",
+        /// They were larger than a datagram.
+        TooLarge = "too_large",
+        /// Sending failed.
+        SendFailure = "send_failure",
+    }
+}

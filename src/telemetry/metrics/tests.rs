@@ -32,6 +32,8 @@ fn everything() -> Metrics {
         .propagation(&["b3", "jaeger"])
         .conflicts
         .increment(1);
+    metrics.receivers().clients.set(1.0);
+    metrics.client("a").lose(LossCause::FullQueue, 1);
     metrics.sampler(&["const"]).decided("const", true);
     metrics.config().set_ready(true);
     metrics.logs().suppressed.increment(3);

@@ -158,6 +158,7 @@ impl Sidecar {
         let deadline = Instant::now() + LIMIT;
         loop {
             let started = self.metric("pillion_spans_started_total", "").await;
+            let received = self.metric("pillion_spans_received_total", "").await;
             let unsampled = self.metric("pillion_spans_unsampled_total", "").await;
             let active = self.metric("pillion_spans_active", "").await;
             let label = format!("reporter=\"{reporter}\"");
@@ -169,7 +170,8 @@ impl Sidecar {
                 .await;
             let queued = self.metric("pillion_reporter_queue_spans", &label).await;
             assert_eq!(dropped, 0.0, "spans dropped\n{}", self.process.stderr());
-            if active == 0.0 && queued == 0.0 && started == exported + unsampled {
+            let all = started + received;
+            if active == 0.0 && queued == 0.0 && all == exported + unsampled {
                 return started;
             }
             assert!(

@@ -17,6 +17,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod seen;
 pub(crate) mod server;
+pub(crate) mod receivers;
 pub(crate) mod skip;
 pub(crate) mod spans;
 pub(crate) mod upstream;

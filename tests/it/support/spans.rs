@@ -20,6 +20,7 @@ pub(crate) fn spans(ids: std::ops::Range<u64>, size: usize) -> Vec<Arc<Span>> {
     let resource = Arc::new(Resource {
         service: "svc".into(),
         attributes: vec![Attribute::new("service.instance.id", "1")],
+        scope: None,
     });
     let filler = "x".repeat(size);
     ids.map(|id| {

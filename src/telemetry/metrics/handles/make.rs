@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use super::ActiveGauge;
+use super::ClientMetrics;
 use super::ConfigMetrics;
 use super::ConnectionMetrics;
 use super::CounterSet;
 use super::CounterTable;
+use super::DoorMetrics;
 use super::ExtractMetrics;
 use super::InjectorMetrics;
 use super::LinkMetrics;
 use super::LogMetrics;
 use super::PoolMetrics;
 use super::PropagationMetrics;
+use super::ReceiverMetrics;
 use super::ReporterMetrics;
 use super::SamplerMetrics;
 use super::ServerMetrics;
@@ -21,7 +24,9 @@ use super::SpoolMetrics;
 use super::TlsMetrics;
 use super::TrafficMetrics;
 use crate::telemetry::metrics::Direction;
+use crate::telemetry::metrics::Door;
 use crate::telemetry::metrics::Label;
+use crate::telemetry::metrics::LossCause;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Peer;
 use crate::telemetry::metrics::families;
@@ -90,6 +95,7 @@ impl Metrics {
             started: self.counter(&families::SPANS_STARTED, &[]),
             unsampled: self.counter(&families::SPANS_UNSAMPLED, &[]),
             finished: self.counter(&families::SPANS_FINISHED, &[]),
+            received: self.counter(&families::SPANS_RECEIVED, &[]),
             active: ActiveGauge(self.gauge(&families::SPANS_ACTIVE, &[])),
         }
     }
@@ -130,6 +136,40 @@ impl Metrics {
             recovered_exported: self.counter(&families::SPOOL_RECOVERED_EXPORTED, &labels),
             recovered_dropped: self.counter(&families::SPOOL_RECOVERED_DROPPED, &labels),
             recovered_queued: self.gauge(&families::SPOOL_RECOVERED_QUEUED, &labels),
+        }
+    }
+
+    /// For the receivers.
+    pub fn receivers(&self) -> ReceiverMetrics {
+        let door = |door: &Door| {
+            let labels = [(Door::KEY, door.as_str())];
+            DoorMetrics {
+                messages: CounterSet::new(self, &families::RECEIVER_MESSAGES, &labels),
+                spans: self.counter(&families::RECEIVER_SPANS, &labels),
+                invalid: self.counter(&families::RECEIVER_INVALID, &labels),
+            }
+        };
+        ReceiverMetrics {
+            strategies: CounterSet::new(self, &families::RECEIVER_STRATEGIES, &[]),
+            clients: self.gauge(&families::RECEIVER_CLIENTS, &[]),
+            doors: Door::ALL.iter().map(door).collect(),
+        }
+    }
+
+    /// For one Jaeger client; the caller bounds how many names there are.
+    pub fn client(&self, name: &str) -> ClientMetrics {
+        let batches = |state| {
+            let labels = [("client", name), ("state", state)];
+            self.counter(&families::RECEIVER_CLIENT_BATCHES, &labels)
+        };
+        let lost = |cause: &LossCause| {
+            let labels = [("client", name), (LossCause::KEY, cause.as_str())];
+            self.counter(&families::RECEIVER_CLIENT_LOST, &labels)
+        };
+        ClientMetrics {
+            sent: batches("sent"),
+            received: batches("received"),
+            lost: LossCause::ALL.iter().map(lost).collect(),
         }
     }
 

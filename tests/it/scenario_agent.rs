@@ -1,0 +1,192 @@
+//! Jaeger's own four clients, unmodified, with a sidecar in the place of the agent: what they report arrives in a real
+//! Jaeger v2 as if they had reported there, and they follow its strategies.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::apps;
+use crate::support::jaeger;
+use crate::support::jaeger::Jaeger;
+use crate::support::jaeger::Sampling;
+use crate::support::jaeger::spans;
+use crate::support::pillion::Pillion;
+use crate::support::pillion::scrub;
+use crate::support::receivers::everywhere;
+use crate::support::skip::skip;
+
+/// Where a client finds its agent.
+struct Agent {
+    compact: u16,
+    binary: u16,
+    sampling: u16,
+}
+
+/// The program of a client and whether it sends the binary form. `None`: not installed, and the skip is printed.
+fn program(language: &str) -> Option<(Command, bool)> {
+    let tools = jaeger::tools()?;
+    let apps = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/apps");
+    let found = match language {
+        "python" => {
+            apps::python()?;
+            let mut command = Command::new(tools.join("python/bin/python"));
+            command.arg(format!("{apps}/reports_jaeger.py"));
+            (command, false)
+        }
+        "node" => {
+            apps::node()?;
+            let mut command = Command::new("node");
+            command.arg(format!("{apps}/reports_jaeger.js"));
+            command.env("NODE_PATH", tools.join("node/node_modules"));
+            (command, true)
+        }
+        "go" => (Command::new(tools.join("bin/reports-go")), false),
+        _ => {
+            let classes = tools.join("java");
+            let mut command = Command::new("java");
+            command
+                .arg("-cp")
+                .arg(format!("{0}:{0}/*", classes.display()));
+            command.arg("Reports");
+            (command, false)
+        }
+    };
+    let missing = match language {
+        "go" => !tools.join("bin/reports-go").is_file(),
+        "java" => !tools.join("java/Reports.class").is_file() || !apps::command("java"),
+        _ => false,
+    };
+    if missing {
+        skip(&format!(
+            "no client for {language}: run tests/interop/install.sh clients"
+        ));
+        return None;
+    }
+    Some(found)
+}
+
+/// Runs a client to its end; the trace of its first pair and the number of its spans.
+async fn report(language: &str, service: &str, agent: &Agent) -> Option<(String, usize)> {
+    let (mut command, is_binary) = program(language)?;
+    let port = if is_binary {
+        agent.binary
+    } else {
+        agent.compact
+    };
+    scrub(&mut command);
+    command
+        .env("SERVICE", service)
+        .env("AGENT_HOST", "127.0.0.1")
+        .env("AGENT_PORT", port.to_string())
+        .env("SAMPLING_PORT", agent.sampling.to_string())
+        .envs([("RATE", "200"), ("SECONDS", "1")]);
+    let printed = apps::output(Pillion::spawn(command), language).await;
+    let word = |name: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{language}: {printed}"))
+            .trim()
+            .to_owned()
+    };
+    Some((word("trace"), word("spans").parse().unwrap()))
+}
+
+/// A trace without what differs between two runs: ids, times, the client's own number.
+fn essence(trace: &Value) -> Vec<Value> {
+    let without_own = |tags: &Value| {
+        let tags = tags.as_array().cloned().unwrap_or_default();
+        let mut tags: Vec<Value> = tags
+            .into_iter()
+            .filter(|tag| tag["key"] != "client-uuid")
+            .collect();
+        tags.sort_by_key(|tag| tag["key"].to_string());
+        tags
+    };
+    let mut spans: Vec<Value> = spans(trace)
+        .iter()
+        .map(|span| {
+            let process = span["processID"].as_str().unwrap();
+            let references = span["references"].as_array().unwrap().iter();
+            let mut references: Vec<_> = references
+                .map(|other| other["refType"].as_str().unwrap().to_owned())
+                .collect();
+            references.sort();
+            let logs = span["logs"].as_array().unwrap().iter();
+            json!({
+                "name": span["operationName"],
+                "tags": without_own(&span["tags"]),
+                "references": references,
+                "logs": logs.map(|log| without_own(&log["fields"])).collect::<Vec<_>>(),
+                "process": without_own(&trace["processes"][process]["tags"]),
+            })
+        })
+        .collect();
+    spans.sort_by_key(|span| span["name"].to_string());
+    spans
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_clients_report_and_sample_as_with_jaegers_own_receivers() {
+    let strategies = json!({ "default_strategy": { "type": "probabilistic", "param": 1 } });
+    let Some(jaeger) = Jaeger::start(Sampling::File(strategies)).await else {
+        return;
+    };
+    let sidecar = Pillion::run(
+        &json!({
+            "receivers": everywhere(),
+            "outbound": { "listen": "127.0.0.1:0" },
+            "admin": { "listen": "127.0.0.1:0" },
+            "reporters": [{ "jaeger_grpc": { "endpoint": format!("http://127.0.0.1:{}", jaeger.ports.jaeger_grpc) } }],
+            "sampling": { "remote": { "endpoint": format!("grpc://127.0.0.1:{}", jaeger.ports.sampling_grpc) } },
+        })
+        .to_string(),
+    );
+    // Early versions of Jaeger v2 spell strategies in numbers alone, which three of the clients do not read: all ask the
+    // sidecar, which asks Jaeger over gRPC.
+    let sampling = sidecar.port("jaeger.sampling");
+    let direct = Agent {
+        compact: jaeger.ports.thrift_compact_udp,
+        binary: jaeger.ports.thrift_binary_udp,
+        sampling,
+    };
+    let through = Agent {
+        compact: sidecar.port("jaeger.compact"),
+        binary: sidecar.port("jaeger.binary"),
+        sampling,
+    };
+    for language in ["python", "node", "go", "java"] {
+        let mut essences = Vec::new();
+        for (way, agent) in [("direct", &direct), ("through", &through)] {
+            let service = format!("{language}-{way}");
+            let Some((trace, n_spans)) = report(language, &service, agent).await else {
+                break;
+            };
+            let limit = Duration::from_secs(30);
+            let first = jaeger.wait_for_trace(&trace, 2, limit).await;
+            assert_eq!(spans(&first).len(), 2, "{first}");
+            essences.push(essence(&first));
+            let deadline = std::time::Instant::now() + limit;
+            loop {
+                let arrived: usize = jaeger
+                    .traces(&service)
+                    .await
+                    .iter()
+                    .map(|trace| spans(trace).len())
+                    .sum();
+                if arrived == n_spans {
+                    break;
+                }
+                assert!(
+                    arrived < n_spans && std::time::Instant::now() < deadline,
+                    "{service}: {arrived} of {n_spans} spans"
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        if let [direct, through] = &essences[..] {
+            assert_eq!(through, direct, "{language}");
+            assert!(direct[1].to_string().contains("blue"), "{direct:?}");
+        }
+    }
+}
