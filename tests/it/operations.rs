@@ -191,6 +191,21 @@ fn systemd_takes_the_unit_and_finds_it_safe() {
         .filter(|line| !line.contains("notify-reload"))
         .collect();
     assert!(content && other.is_empty(), "{printed}");
+    // As it is, and with what redirection adds.
+    let dropins = folder.path().join("pillion.service.d");
+    fs::create_dir(&dropins).unwrap();
+    let addition = read("deploy/systemd/redirect.conf");
+    let addition = addition.replace("=+pillion", &format!("=+{}", env!("CARGO_BIN_EXE_pillion")));
+    fs::write(
+        dropins.join("redirect.conf"),
+        addition.replace("User=pillion", "User=nobody"),
+    )
+    .unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).arg(&file);
+    let (printed, content) = checked(&mut verify).unwrap();
+    assert!(content && !printed.contains("redirect.conf"), "{printed}");
+    fs::remove_dir_all(dropins).unwrap();
     let mut security = Command::new("systemd-analyze");
     // Of 100, less is better; a unit without any hardening has 96.
     security

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::support::netns::Net;
 use crate::support::netns::has;
@@ -39,15 +40,24 @@ fn follow(page: &str, before: &str) -> Option<String> {
         "exec 2>&1; set -e
         PATH={}:$PATH
         for name in $(env | grep -o '^[A-Za-z_]*_proxy\\|^PILLION_[A-Z_]*\\|^OTEL_[A-Z_]*\\|^JAEGER_[A-Z_]*'); do unset $name; done
-        trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
         cd {}
+        here=$PWD
+        trap 'jobs -p >$here/jobs; kill $(cat $here/jobs) 2>/dev/null || true' EXIT
         {before}\n{}",
         binary.display(),
         folder.path().display(),
         blocks(&read(page), "sh"),
     );
-    let printed = net.pod.sh(&script);
-    Some(printed.unwrap_or_else(|error| panic!("{page}: {error}")))
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    let output = net.pod.output(command);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{page}: {}: {printed}",
+        output.status
+    );
+    Some(printed)
 }
 
 #[test]

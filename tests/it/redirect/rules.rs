@@ -69,10 +69,10 @@ fn everything(pod: &Namespace, tool: Tool) -> String {
     };
     let routes = "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all";
     let text = pod.sh(&format!("{rules}; {routes}")).unwrap();
-    // An address that the kernel makes up comes when it likes, and chains count their packets.
+    // What the device itself brings comes when it likes, and chains count their packets.
     let lines = text
         .lines()
-        .filter(|line| !line.starts_with('#') && !line.contains("fe80::"))
+        .filter(|line| !line.starts_with('#') && !line.contains("pod0"))
         .map(|line| line.split(" [").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
