@@ -196,6 +196,7 @@ mod tests {
         other.resource = Arc::new(Resource {
             service: "other".into(),
             attributes: Vec::new(),
+            scope: Some(crate::model::Scope::default()),
         });
         let words = known_words().map(|key| (key, Text::new("word")));
         other.context.carried = words.collect();
