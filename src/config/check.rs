@@ -368,6 +368,14 @@ fn numbers(config: &Config, found: &mut Findings) {
             Some("write at least 1KiB".to_owned()),
         );
     }
+    let credits = config.receivers.jaeger.debug_credits;
+    if !credits.is_finite() || credits < 0.0 {
+        found.error(
+            "receivers.jaeger.debug_credits",
+            "a rate is not negative".to_owned(),
+            Some("0 means that no client may force a trace".to_owned()),
+        );
+    }
     if config.inbound.trust.max_forced_per_second < 0.0 {
         found.error(
             "inbound.trust.max_forced_per_second",

@@ -156,6 +156,12 @@ fn take(
     let limits = intake.limits;
     let kind = body::content_type(headers);
     let most = intake.max_message;
+    if post == Post::Otlp {
+        let decoded = otlp::decode(headers, bytes, most)?;
+        let rejected = decoded.rejected;
+        intake.take(door, decoded);
+        return Ok(rejected);
+    }
     let inflated = body::inflated(bytes, body::is_gzip(headers)?, most)?;
     let intern = &mut |resource| intake.shared(resource);
     let decoded = match post {
@@ -164,7 +170,6 @@ fn take(
             intake.batch(door, batch, Instant::now());
             return Ok(0);
         }
-        Post::Otlp => otlp::decode(headers, bytes, most)?,
         // An empty body is a list without spans, as Zipkin's server takes it.
         Post::ZipkinV1 | Post::ZipkinV2 if inflated.is_empty() => Decoded::default(),
         Post::ZipkinV1 if kind == "application/x-thrift" => {
@@ -176,7 +181,7 @@ fn take(
         }
         Post::ZipkinV2 => zipkin::decode_json(&inflated, limits, intern)?,
         Post::Segments => skywalking::decode_json(&inflated, limits, intern)?,
-        Post::Other => return Ok(0),
+        Post::Otlp | Post::Other => return Ok(0),
     };
     let rejected = decoded.rejected;
     intake.take(door, decoded);
