@@ -190,3 +190,24 @@ async fn four_clients_report_and_sample_as_with_jaegers_own_receivers() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_benchmark_against_jaegers_agent_loses_nothing_in_its_short_form() {
+    let all = ["python", "node", "go", "java"];
+    let Some(tools) = jaeger::tools() else { return };
+    if all.iter().any(|language| program(language).is_none()) {
+        return;
+    }
+    if !tools.join("bin/jaeger-agent").is_file() {
+        skip("no jaeger-agent: run tests/interop/install.sh jaeger_agent");
+        return;
+    }
+    let mut command = Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/bench/agent/run"
+    ));
+    scrub(&mut command);
+    command.args(["--quick", env!("CARGO_BIN_EXE_pillion")]);
+    let printed = apps::output(Pillion::spawn(command), "benchmark").await;
+    assert!(printed.contains("lost by Pillion: 0"), "{printed}");
+}
