@@ -1,19 +1,27 @@
-//! Jaeger's own four clients, unmodified, with a sidecar in the place of the agent: what they report arrives in a real
-//! Jaeger v2 as if they had reported there, and they follow its strategies.
+//! Clients that know nothing of Pillion, unmodified, with a sidecar where they expect their own system: Jaeger's four, whose
+//! spans arrive in a real Jaeger v2 as if they had reported there, and SkyWalking's agent.
 
 use std::process::Command;
 use std::time::Duration;
 
+use pillion::codec::skywalking;
+use pillion::model::SpanId;
+use pillion::model::TraceId;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::apps;
+use crate::support::collector::Collector;
+use crate::support::collector::Reply;
+use crate::support::collector::Speaks;
 use crate::support::jaeger;
 use crate::support::jaeger::Jaeger;
 use crate::support::jaeger::Sampling;
 use crate::support::jaeger::spans;
+use crate::support::otlp;
 use crate::support::pillion::Pillion;
 use crate::support::pillion::scrub;
+use crate::support::proxy;
 use crate::support::receivers::everywhere;
 use crate::support::skip::skip;
 
@@ -210,4 +218,71 @@ async fn the_benchmark_against_jaegers_agent_loses_nothing_in_its_short_form() {
     command.args(["--quick", env!("CARGO_BIN_EXE_pillion")]);
     let printed = apps::output(Pillion::spawn(command), "benchmark").await;
     assert!(printed.contains("lost by Pillion: 0"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn skywalkings_agent_reports_below_the_sidecars_span_and_stays_quiet() {
+    let Some(tools) = jaeger::tools() else { return };
+    let python = tools.join("agents/bin/python");
+    if !python.is_file() || !tools.join("agents/installed.txt").is_file() {
+        skip("no agents: run tests/interop/install.sh agents");
+        return;
+    }
+    let collector = Collector::start(Speaks::Http1, Vec::new(), Reply::Accept).await;
+    let pillion = proxy::Pillion::start(json!({
+        "receivers": everywhere(),
+        "reporters": [{ "otlp": { "endpoint": collector.url(), "queue": { "flush_interval": "10ms" } } }],
+    }));
+    // What a sidecar writes for its own server span.
+    let (trace_id, span_id) = (
+        TraceId::from_halves(7, 8).unwrap(),
+        SpanId::from_u64(9).unwrap(),
+    );
+    let caller = skywalking::Reference {
+        sampled: true,
+        trace: trace_id.to_string(),
+        segment: skywalking::segment_text(trace_id, span_id),
+        span: 0,
+        service: "sidecar".into(),
+        instance: "one".into(),
+        endpoint: "/".into(),
+        peer: "sw-app:80".into(),
+    };
+    let apps = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/apps");
+    let mut command = Command::new(python);
+    scrub(&mut command);
+    command
+        .arg(format!("{apps}/reports_skywalking.py"))
+        .env("OAP", pillion.address("skywalking.grpc").to_string())
+        .env("SW8", caller.header());
+    let mut process = Pillion::spawn(command);
+    let process = tokio::task::spawn_blocking(move || {
+        assert!(process.wait().success(), "{}", process.stderr());
+        process
+    });
+    let printed = process.await.unwrap().stderr();
+    let complaints: Vec<_> = printed
+        .lines()
+        .filter(|line| line.contains("ERROR") || line.contains("RpcError"))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while otlp::spans(&collector).len() < 3 && std::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let spans = otlp::spans(&collector);
+    assert_eq!(spans.len(), 3, "{spans:?}");
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let entry = named("/orders");
+    assert_eq!(entry.parent_id, span_id.to_string());
+    for span in &spans {
+        assert_eq!(
+            (&*span.service, &span.trace_id),
+            ("sw-app", &trace_id.to_string())
+        );
+    }
+    for name in ["work", "/stock"] {
+        assert_eq!(named(name).parent_id, entry.span_id, "{name}");
+    }
+    assert_eq!(named("/stock").attribute("server.port"), "8080");
 }

@@ -379,6 +379,8 @@ label! {
         Busy = "busy",
         /// It broke off.
         Incomplete = "incomplete",
+        /// A datagram that the system dropped because its buffer was full.
+        Overflow = "overflow",
     }
 }
 
