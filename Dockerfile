@@ -26,6 +26,20 @@ ARG PILLION_COMMIT=
 RUN find src build.rs -name '*.rs' -exec touch {} + \
     && cargo auditable build --release --locked
 
+# What redirects the connections of a pod before its program starts: the program with nft beside it. An init container
+# runs it as root with NET_ADMIN and NET_RAW alone.
+#
+#   docker build --tag pillion:0.1.0-redirect --target redirect .
+FROM debian:bookworm-slim AS redirect
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends nftables \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/target/release/pillion /pillion
+COPY LICENSE /LICENSE
+USER 65532:65532
+ENTRYPOINT ["/pillion"]
+CMD ["redirect", "install"]
+
 FROM gcr.io/distroless/cc-debian12:nonroot
 ARG PILLION_COMMIT=
 LABEL org.opencontainers.image.title="pillion" \

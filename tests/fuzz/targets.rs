@@ -4,6 +4,7 @@
 //! accepted. The fuzzer (`fuzz_targets/target.rs`) and the test suite (`tests/it/fuzz_corpus.rs`) both walk the table.
 //! An input that once crashed stays in the corpus.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ use pillion::detect::Sniff;
 use pillion::detect::client_hello as read_hello;
 use pillion::detect::proxy_header as read_proxy_header;
 use pillion::detect::sniff;
+use pillion::injector::Injector;
+use pillion::injector::Unless;
 use pillion::model::Span;
 use pillion::net::grpc;
 use pillion::propagation::Config;
@@ -50,6 +53,7 @@ pub(crate) struct Target {
 /// Every parser, sorted by name.
 #[rustfmt::skip]
 pub(crate) static TARGETS: &[Target] = &[
+    Target { name: "admission_review", run: admission_review },
     Target { name: "client_hello", run: client_hello },
     Target { name: "config", run: config },
     Target { name: "detect", run: detect },
@@ -77,6 +81,21 @@ const LIMITS: Limits = Limits {
     spans: 1000,
     parts: 10_000,
 };
+
+/// What an API server asks about a pod. The answer is bounded by the question, and JSON.
+fn admission_review(data: &[u8]) -> bool {
+    let variables = |dir: &str, env: &BTreeMap<String, String>| {
+        let held = env.get("NODE_OPTIONS").map_or("", String::as_str);
+        vec![("NODE_OPTIONS", format!("{held} {dir}"))]
+    };
+    let injector = Injector::new(Default::default(), Arc::new(variables)).unwrap();
+    let Ok(answer) = injector.review(data, Unless::Refused) else {
+        return false;
+    };
+    assert!(answer.body.len() < 64 * 1024 + 16 * data.len());
+    assert!(serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok());
+    true
+}
 
 /// The first bytes of a TLS connection. What is not whole by then is given up.
 fn client_hello(data: &[u8]) -> bool {

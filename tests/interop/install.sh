@@ -5,7 +5,7 @@
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
 #   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
-#   bin/jaeger-agent    java/Reports.class and the jars beside it
+#   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -15,11 +15,13 @@ tools=${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}
 jaeger_module=github.com/jaegertracing/jaeger
 jaeger_commit=798e4b0fcf22609e381df764a01461affd813e1e # v2.20.0
 zipkin_version=3.5.1
+helm_version=v3.16.4
+kustomize_version=v5.5.0
 skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kubernetes)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -185,6 +187,31 @@ by_wrapper() {
   local status=$?
   rm -rf "$build"
   return $status
+}
+
+# Helm renders the chart, kubectl or kustomize the manifests; the checker of both is a Python package (part python).
+install_kubernetes() {
+  go_tool helm "helm.sh/helm/v3/cmd/helm@$helm_version"
+  if command -v kubectl >/dev/null; then
+    have "kubectl"
+  else
+    go_tool kustomize "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version"
+  fi
+}
+
+# go_tool NAME PACKAGE@VERSION
+go_tool() {
+  local name=$1 package=$2
+  if [[ $(cat "$tools/bin/$name.version" 2>/dev/null) = "${package##*@}" ]]; then
+    have "$name (${package##*@})"
+  elif ! command -v go >/dev/null; then
+    skip "$name: no Go toolchain"
+  elif try "$name" env GOBIN="$tools/bin" nice go install -trimpath -ldflags='-s -w' "$package"; then
+    echo "${package##*@}" >"$tools/bin/$name.version"
+    have "$name (${package##*@})"
+  else
+    skip "$name: $(reason "$name")"
+  fi
 }
 
 install_python() { install_venv python "$here/python/requirements.txt"; }

@@ -26,6 +26,7 @@ const PAGES: &[&str] = &[
     "docs/configuration.md",
     "docs/exec.md",
     "docs/interop.md",
+    "docs/kubernetes.md",
     "docs/linking.md",
     "docs/metrics.md",
     "docs/redirect.md",

@@ -21,6 +21,7 @@ mod fidelity;
 mod fuzz_corpus;
 mod hostile;
 mod injector;
+mod kubernetes;
 mod layers;
 mod ledger;
 mod limits;

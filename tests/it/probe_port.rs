@@ -1,10 +1,14 @@
 //! The port for probes, and the commands that stand in the hooks of containers.
 
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
 
 use crate::support::http;
 use crate::support::pillion::Pillion;
@@ -25,8 +29,11 @@ fn sidecar(tcp_probes: &[u16]) -> Pillion {
 #[tokio::test]
 async fn the_port_for_probes_tells_what_probes_ask_and_nothing_else() {
     let open = Upstream::start().await;
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = closed.local_addr().unwrap().port();
+    // Held, so that nobody else gets it, and not listened on.
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    let closed = held.local_addr().unwrap().as_socket().unwrap().port();
     let process = sidecar(&[open.port, closed]);
     let port = process.port("probes");
     for (path, status, text) in [

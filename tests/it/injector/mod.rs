@@ -35,7 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const NAME: &str = "pillion-injector.pillion.svc";
 
 /// A running injector with a certificate of its own CA.
-struct Webhook {
+pub(crate) struct Webhook {
     process: Pillion,
     port: u16,
     dir: TempDir,
@@ -43,22 +43,26 @@ struct Webhook {
 }
 
 /// What came back for a review.
-struct Reviewed {
+pub(crate) struct Reviewed {
     /// The `response`.
     response: Value,
     /// The operations of its patch; none when there is none.
     operations: Vec<Value>,
     /// The object after the patch.
-    object: Value,
+    pub(crate) object: Value,
 }
 
 impl Webhook {
     /// With these settings below `injector`.
-    fn start(settings: Value) -> Self {
+    pub(crate) fn start(settings: Value) -> Self {
         let dir = TempDir::new().unwrap();
         issue(dir.path());
         write_config(dir.path(), settings);
-        let process = start(dir.path());
+        Self::of(start(dir.path()), dir)
+    }
+
+    /// Of a process whose CA is in `ca.crt` there.
+    pub(crate) fn of(process: Pillion, dir: TempDir) -> Self {
         let port = process.port("injector");
         Self {
             client: client(dir.path()),
@@ -85,7 +89,7 @@ impl Webhook {
     }
 
     /// Sends a review, which must be answered.
-    async fn review(&self, path: &str, review: &Value) -> Reviewed {
+    pub(crate) async fn review(&self, path: &str, review: &Value) -> Reviewed {
         let kind = "application/json";
         let (status, text) = self
             .send("POST", path, kind, review.to_string().as_bytes())
@@ -130,7 +134,7 @@ impl Reviewed {
     }
 
     /// A container of either list, by its name.
-    fn container(&self, name: &str) -> &Value {
+    pub(crate) fn container(&self, name: &str) -> &Value {
         let lists = ["initContainers", "containers"];
         let all = lists
             .iter()
@@ -149,7 +153,7 @@ impl Reviewed {
 }
 
 /// A variable's value; empty when it has none.
-fn variable<'a>(container: &'a Value, name: &str) -> &'a str {
+pub(crate) fn variable<'a>(container: &'a Value, name: &str) -> &'a str {
     let variables = container["env"].as_array().into_iter().flatten();
     let mut found = variables.filter(|variable| variable["name"] == name);
     found
@@ -165,7 +169,7 @@ fn data(name: &str) -> PathBuf {
 }
 
 /// A question of `tests/data/admission`.
-fn recorded(name: &str) -> Value {
+pub(crate) fn recorded(name: &str) -> Value {
     let text = std::fs::read_to_string(data(&format!("{name}.json"))).unwrap();
     serde_json::from_str(&text).unwrap()
 }
