@@ -48,7 +48,8 @@ function run() {
     tracer.close(() => {
       console.log('trace', trace);
       console.log('spans', spans);
-      process.exit(0);
+      // The client does not wait for the datagram before its last.
+      setTimeout(() => process.exit(0), 200);
     });
   };
   beat();
