@@ -77,6 +77,15 @@ fn with<T: Clone + Send + Sync + 'static>(
     })
 }
 
+/// The admin port's socket; `None` when it is switched off.
+pub(super) fn admin_socket(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    if config.admin.listen.is_empty() {
+        return Ok(None);
+    }
+    let at: HostPort = config.admin.listen.parse().map_err(BuildError::from)?;
+    Ok(build::open("admin.listen", &at, 1)?.pop())
+}
+
 /// The socket of the port for probes; `None` when it is switched off.
 pub(super) fn probe_socket(config: &Config) -> Result<Option<TcpListener>, RunError> {
     if config.admin.probe_listen.is_empty() {
@@ -95,6 +104,30 @@ pub(super) fn probe_socket(config: &Config) -> Result<Option<TcpListener>, RunEr
 }
 
 impl Running {
+    /// The admin port, until the proxy ends.
+    pub(super) fn serve_admin(
+        self: &Arc<Self>,
+        socket: TcpListener,
+        control: Control,
+        build: Build,
+    ) -> Result<(), RunError> {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let address = socket.local_addr()?;
+        let address = self.admin_address.get_or_init(|| address);
+        info!(%address, role = "admin", "listening");
+        let hooks = hooks(self, control, build);
+        let (config, view) = {
+            let config = self.config.lock();
+            (config.admin.clone(), config.view.clone())
+        };
+        let store = self.store.clone();
+        let cancel = self.cancel.clone();
+        tokio::spawn(
+            async move { admin::serve(socket, &config, &view, hooks, store, cancel).await },
+        );
+        Ok(())
+    }
+
     /// The port for probes, until the proxy ends.
     pub(super) fn serve_probes(
         self: &Arc<Self>,

@@ -18,13 +18,12 @@ use tracing::error;
 use tracing::info;
 use tracing::warn;
 
-use crate::admin;
 use crate::admin::Build;
 use crate::admin::Readiness;
 use crate::admin::State;
 use crate::admin::Store;
 use crate::app::admin::Control;
-use crate::app::admin::hooks;
+use crate::app::admin::admin_socket;
 use crate::app::admin::probe_socket;
 use crate::app::build;
 use crate::app::build::BuildError;
@@ -42,7 +41,6 @@ use crate::config::Watch;
 use crate::config::diff;
 use crate::config::watch;
 use crate::correlate;
-use crate::model::HostPort;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
@@ -115,7 +113,7 @@ pub struct Running {
     receivers: Receivers,
     /// Where each listener really listens, in the order of configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
-    admin_address: OnceLock<SocketAddr>,
+    pub(super) admin_address: OnceLock<SocketAddr>,
 }
 
 /// Runs a proxy until a signal or `/quitquitquit` ends it.
@@ -364,29 +362,6 @@ impl Running {
         Ok(running)
     }
 
-    fn serve_admin(
-        self: &Arc<Self>,
-        socket: std::net::TcpListener,
-        control: Control,
-        build: Build,
-    ) -> Result<(), RunError> {
-        let socket = tokio::net::TcpListener::from_std(socket)?;
-        let address = socket.local_addr()?;
-        let address = self.admin_address.get_or_init(|| address);
-        info!(%address, role = "admin", "listening");
-        let hooks = hooks(self, control, build);
-        let (config, view) = {
-            let config = self.config.lock();
-            (config.admin.clone(), config.view.clone())
-        };
-        let store = self.store.clone();
-        let cancel = self.cancel.clone();
-        tokio::spawn(
-            async move { admin::serve(socket, &config, &view, hooks, store, cancel).await },
-        );
-        Ok(())
-    }
-
     fn start_workers(&self, workers: usize, bound: Vec<build::Bound>) -> io::Result<()> {
         let limits = build::pool_limits(&self.config.lock(), workers);
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
@@ -604,13 +579,4 @@ fn role_name(role: &Role) -> &'static str {
         Role::RedirectedInbound { .. } => "inbound_redirect",
         Role::RedirectedOutbound { .. } => "outbound_redirect",
     }
-}
-
-/// The admin port's socket; `None` when it is switched off.
-fn admin_socket(config: &Config) -> Result<Option<std::net::TcpListener>, RunError> {
-    if config.admin.listen.is_empty() {
-        return Ok(None);
-    }
-    let at: HostPort = config.admin.listen.parse().map_err(BuildError::from)?;
-    Ok(build::open("admin.listen", &at, 1)?.pop())
 }
