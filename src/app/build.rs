@@ -220,6 +220,14 @@ pub(super) struct Bound {
     pub(super) sockets: Vec<TcpListener>,
 }
 
+/// Where Pillion takes what is to go elsewhere; the listener in front of the program is no such place.
+pub(super) fn own_addresses(bound: &[Bound]) -> Vec<SocketAddr> {
+    let own = bound
+        .iter()
+        .filter(|bound| !matches!(bound.listener.role, Role::Inbound { .. }));
+    own.map(|bound| bound.address).collect()
+}
+
 /// Binds every listener of the data path.
 ///
 /// A socket that the service manager hands over under a listener's role (`inbound`, `outbound`) is used instead of

@@ -287,7 +287,7 @@ impl Running {
             sampling.sampler.clone(),
             resource.clone(),
         )?;
-        let own: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
+        let own = build::own_addresses(&bound);
         let evidence = config.linking.preload.then(evidence).flatten();
         let kernel = kernel(&config, lasting.inside.as_ref())?;
         let running = Arc::new(Self {

@@ -64,6 +64,8 @@ const MAX_FIELDS: usize = 16_384;
 /// The library's buffer is larger than a head may be, so that it is never the one to refuse it.
 const ROOM_BEHIND_HEAD: usize = 16 * 1024;
 
+/// How long a request head that began before the end may still take, once or twice.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long an HTTP/2 peer that was idle may take to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -375,7 +377,10 @@ where
         result = serving.as_mut() => result,
         () = drain.signaled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                result = serving => result,
+                () = conn.phase.head_for(LAST_HEAD) => return CloseReason::Drain,
+            }
         }
     };
     match conn.phase.refusal() {

@@ -111,6 +111,17 @@ impl Phase {
         }
     }
 
+    /// Waits until a head has been arriving for this long, at most twice as long.
+    pub(super) async fn head_for(&self, limit: Duration) {
+        loop {
+            let before = self.doing();
+            tokio::time::sleep(limit).await;
+            if before == Doing::Head && self.doing() == Doing::Head {
+                return;
+            }
+        }
+    }
+
     /// Why the connection's last bytes were refused.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         self.0.refusal.get().copied()

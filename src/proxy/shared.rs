@@ -96,7 +96,8 @@ pub struct Shared {
     pub evidence: Option<Evidence>,
     /// What the kernel says about who sends the program's calls.
     pub kernel: Option<Kernel>,
-    /// Addresses Pillion listens on itself: never a destination.
+    /// Addresses where Pillion takes what is to go elsewhere: never a destination. The one that leads to the program is
+    /// not among them, for a program may call itself as others call it.
     pub own_addresses: Vec<SocketAddr>,
 }
 

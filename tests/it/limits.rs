@@ -227,6 +227,47 @@ async fn a_tunnel_that_stalls_is_cut_and_a_busy_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_program_may_call_itself_through_the_proxy_but_not_the_proxy() {
+    let upstream = Recorder::friendly().await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({}));
+    for (to, status) in [(proxy.inbound(), "200"), (proxy.outbound(), "508")] {
+        let mut caller = Peer::connect(proxy.outbound()).await;
+        let request = format!("GET http://{to}/ HTTP/1.1\r\nHost: {to}\r\n\r\n");
+        caller.send(request.as_bytes()).await;
+        let answer = caller.response().await.unwrap();
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(expected.as_bytes()), "{}", show(&answer));
+    }
+    let loops = proxy.metric("pillion_rejections_total", &["outbound", "loop"]);
+    assert_eq!(loops.await, 1.0);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_to_its_end_does_not_hold_up_ours() {
+    let upstream = Recorder::friendly().await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({}));
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    caller.send(b"GET / HTTP/1.1\r\nHo").await;
+    let detected = "pillion_detected_protocols_total";
+    while proxy.metric(detected, &["inbound", "http1"]).await < 1.0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // One that is there in time is served.
+    let mut other = Peer::connect(proxy.inbound()).await;
+    other.send(b"GET / HTTP/1.1\r\nHost").await;
+    while proxy.metric(detected, &["inbound", "http1"]).await < 2.0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    proxy.drain();
+    other.send(b": a\r\n\r\n").await;
+    assert!(other.rest().await.unwrap().starts_with(b"HTTP/1.1 200"));
+    // The usual limit is half a minute.
+    let start = Instant::now();
+    assert_eq!(caller.rest().await.unwrap(), b"");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
 async fn idle_connections_end_quietly() {
     let upstream = Recorder::friendly().await;
     let proxy = Pillion::inbound_to(upstream.addr, json!({ "timeouts": { "idle": "150ms" } }));

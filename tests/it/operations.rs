@@ -198,7 +198,7 @@ fn systemd_takes_the_unit_and_finds_it_safe() {
     let addition = addition.replace("=+pillion", &format!("=+{}", env!("CARGO_BIN_EXE_pillion")));
     fs::write(
         dropins.join("redirect.conf"),
-        addition.replace("User=pillion", "User=nobody"),
+        addition.replace("User=pillion", "User=daemon"),
     )
     .unwrap();
     let mut verify = Command::new("systemd-analyze");
