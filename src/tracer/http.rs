@@ -259,6 +259,8 @@ impl Conventions {
         if span.is_recording() {
             span.set("network.peer.address", address_text(peer.ip()));
             span.set("network.peer.port", i64::from(peer.port()));
+        } else if let Some(late) = span.late() {
+            late.peer = Some(peer);
         }
     }
 
@@ -270,11 +272,14 @@ impl Conventions {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
+        let failed = status.is_server_error() || (kind == Kind::Client && status.is_client_error());
         if !span.is_recording() {
+            if failed && span.late().is_some() {
+                span.fail(status_text(status));
+            }
             return;
         }
         span.set("http.response.status_code", i64::from(status.as_u16()));
-        let failed = status.is_server_error() || (kind == Kind::Client && status.is_client_error());
         if failed {
             span.fail(status_text(status));
         }
@@ -293,10 +298,12 @@ impl Conventions {
         else {
             return;
         };
-        if !span.is_recording() {
+        let name = grpc_code(code);
+        if let Some(late) = span.late() {
+            late.rpc_status = Some(name);
+        } else if !span.is_recording() {
             return;
         }
-        let name = grpc_code(code);
         span.set("rpc.response.status_code", name);
         let failed = match kind {
             Kind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),

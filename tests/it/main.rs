@@ -22,6 +22,7 @@ mod fuzz_corpus;
 mod hostile;
 mod injector;
 mod kubernetes;
+mod keep;
 mod layers;
 mod ledger;
 mod limits;
