@@ -30,6 +30,7 @@ use crate::tracer::Route;
 use crate::tracer::RouteError;
 use crate::tracer::Routes;
 use crate::tracer::forwarded::Noted;
+use crate::tracer::grpc_code;
 use crate::tracer::redact;
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -298,7 +299,7 @@ impl Conventions {
         else {
             return;
         };
-        let name = grpc_code(code);
+        let name = grpc_code::name_of(code);
         if let Some(late) = span.late() {
             late.rpc_status = Some(name);
         } else if !span.is_recording() {
@@ -511,29 +512,6 @@ fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, Conve
         }
     }
     Ok(wanted)
-}
-
-fn grpc_code(code: u8) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(usize::from(code)).copied().unwrap_or("_OTHER")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod forwarded;
+mod grpc_code;
 pub mod http;
 pub mod ids;
 mod keep;

@@ -37,6 +37,7 @@ mod reload;
 mod remote_sampling;
 mod reporter_faults;
 mod reporter_jaeger;
+mod reporter_names;
 mod reporter_wires;
 mod scenario_agent;
 mod scenario_clients;
