@@ -34,6 +34,7 @@ use crate::sampling;
 use crate::sampling::Sampler;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SamplerMetrics;
+use crate::tracer::Keep;
 use crate::tracer::Ledger;
 use crate::tracer::Tracer;
 use crate::tracer::Trust;
@@ -189,6 +190,7 @@ pub(super) fn snapshot(
             ledger: lasting.ledger.clone(),
             conventions,
             decisions: lasting.sampler_metrics.clone(),
+            keep: Keep::new(&config.spans.keep),
             short_trace_ids: !config.spans.trace_id_128bit,
         })
     });

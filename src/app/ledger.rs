@@ -53,6 +53,9 @@ pub(super) fn publish(metrics: &Metrics, ledger: &Ledger, reporters: &Reporters,
         .finished
         .absolute(spans.reported.saturating_sub(spans.received));
     handles.active.set(spans.open);
+    handles.kept_errors.absolute(spans.kept_errors);
+    handles.kept_slow.absolute(spans.kept_slow);
+    handles.keep_limited.absolute(spans.turned_away);
 }
 
 fn publish_spool(metrics: &Metrics, reporter: &str, spool: &SpoolSnapshot) {

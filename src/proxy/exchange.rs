@@ -20,6 +20,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Conn;
 use crate::proxy::phase::Cut;
 use crate::proxy::shared::RequestSlot;
+use crate::proxy::traced;
 use crate::proxy::upstream::ConnectTiming;
 use crate::proxy::upstream::Lease;
 use crate::telemetry::metrics::ActiveGuard;
@@ -248,7 +249,14 @@ impl Exchange {
             return;
         };
         if !span.is_recording() {
-            return;
+            if !traced::keep(&self.conn, &mut span, self.labels.status, end) {
+                return;
+            }
+            if self.labels.status.is_some() {
+                let by_upstream = self.times.first_byte.is_some();
+                let origin = if by_upstream { "upstream" } else { "pillion" };
+                span.set("pillion.response.origin", origin);
+            }
         }
         let request_bytes = self.request_bytes();
         if request_bytes > 0 {

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::Method;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::Uri;
 use http::Version;
 use hyper::body::Incoming;
@@ -47,6 +48,7 @@ use crate::tracer::Cause;
 use crate::tracer::Policy;
 use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
+use crate::tracer::http::Operation;
 
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
 pub(super) fn begin(
@@ -95,19 +97,9 @@ pub(super) fn begin(
         _ => tracer.start_client(&cause_of(conn, &request, &extraction, carried), name, start),
     };
     if span.is_recording() {
-        let to = rewritten_host(conn);
-        let connection = Connection {
-            peer: (kind == Kind::Server).then_some(conn.peer),
-            scheme: scheme_of(conn),
-            to: to.as_deref(),
-            kind,
-        };
-        conventions.request(&mut span, &operation, &request, connection);
-        if let Role::Route { peer_service, .. } = &conn.listener.role
-            && !peer_service.is_empty()
-        {
-            span.set("service.peer.name", peer_service.clone());
-        }
+        describe(conn, &mut span, &operation, &request);
+    } else {
+        span.hold(operation, &request);
     }
     let guard =
         (kind == Kind::Server).then(|| enter(conn, &mut request, Some(span.context.clone())));
@@ -115,6 +107,46 @@ pub(super) fn begin(
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
     (request, exchange)
+}
+
+/// Puts on a span what is known when the request's head has arrived.
+fn describe<B>(conn: &Conn, span: &mut ActiveSpan, operation: &Operation, request: &Request<B>) {
+    let kind = forward::kind(&conn.listener.role);
+    let to = rewritten_host(conn);
+    let connection = Connection {
+        peer: (kind == Kind::Server).then_some(conn.peer),
+        scheme: scheme_of(conn),
+        to: to.as_deref(),
+        kind,
+    };
+    let tracer = span.tracer().clone();
+    tracer
+        .conventions
+        .request(span, operation, request, connection);
+    if let Role::Route { peer_service, .. } = &conn.listener.role
+        && !peer_service.is_empty()
+    {
+        span.set("service.peer.name", peer_service.clone());
+    }
+}
+
+/// Decides at the end of an exchange whether a span that was not recorded is kept, and puts on it what is still known.
+/// False: it is not.
+pub(super) fn keep(
+    conn: &Conn,
+    span: &mut ActiveSpan,
+    status: Option<StatusCode>,
+    end: Instant,
+) -> bool {
+    let Some(mut late) = span.keep(end) else {
+        return false;
+    };
+    if let Some((operation, request)) = late.request() {
+        describe(conn, span, &operation, &request);
+    }
+    let tracer = span.tracer().clone();
+    tracer.conventions.kept(span, *late, status);
+    true
 }
 
 /// Answers a request before an exchange begins: it finds no place, or it is none.

@@ -4,11 +4,13 @@
 //! repeated (after `Retry-After` when given), lost connections are repeated, everything else is not.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytes::BytesMut;
 use http::Response;
+use http::header::AUTHORIZATION;
 use prost::Message;
 
 use crate::codec::otlp;
@@ -30,6 +32,7 @@ use crate::reporter::post::Target;
 use crate::reporter::post::Versions;
 use crate::reporter::post::first_line;
 use crate::reporter::post::header_map;
+use crate::reporter::post::header_value;
 use crate::reporter::post::refused;
 use crate::reporter::queue;
 use crate::reporter::retry;
@@ -56,6 +59,12 @@ pub struct Config {
     ///
     /// Unit: name and value. Default: none. Reload: live.
     pub headers: BTreeMap<String, Secret>,
+
+    /// File with a bearer token for the `authorization` header, read again each minute: for tokens that expire, such as
+    /// Google Cloud's.
+    ///
+    /// Unit: path. Default: none. Reload: live.
+    pub bearer_token_file: Option<PathBuf>,
 
     /// How bodies are compressed.
     ///
@@ -110,6 +119,7 @@ impl Default for Config {
             endpoint: None,
             protocol: Protocol::default(),
             headers: BTreeMap::new(),
+            bearer_token_file: None,
             compression: Compression::default(),
             timeout: HumanDuration::from_secs(10),
             max_request_size: ByteSize(4 << 20),
@@ -144,20 +154,33 @@ impl Settings for Config {
             ),
             Protocol::Grpc => (Versions::Http2, endpoint.with_path(grpc::EXPORT_PATH)),
         };
-        let target = Target {
+        let mut target = Target {
             connector: Connector::new(&endpoint, &self.tls, versions)?,
             uri,
             headers: header_map(&self.headers)?,
             compression: self.compression,
             timeout: self.timeout.0,
         };
+        let token = self.bearer_token_file.clone().map(TokenFile);
+        if let Some(token) = &token {
+            if target.headers.contains_key(AUTHORIZATION) {
+                return Err(BuildError::Conflict(
+                    "bearer_token_file and an authorization header exclude each other",
+                ));
+            }
+            token
+                .read(&mut target)
+                .map_err(|error| BuildError::Client(error.into()))?;
+        }
         let max_request = self.max_request_size.as_usize();
         Ok(match self.protocol {
             Protocol::HttpProtobuf => Box::new(OtlpHttp {
+                token,
                 target,
                 max_request,
             }),
             Protocol::Grpc => Box::new(OtlpGrpc {
+                token,
                 target,
                 max_request,
             }),
@@ -180,7 +203,33 @@ impl Config {
     }
 }
 
+/// Where the token stands.
+struct TokenFile(PathBuf);
+
+impl TokenFile {
+    /// Takes the token that stands there now.
+    fn read(&self, target: &mut Target) -> Result<(), String> {
+        let path = self.0.display();
+        let text = std::fs::read_to_string(&self.0).map_err(|error| format!("{path}: {error}"))?;
+        let token = text.trim();
+        if token.is_empty() {
+            return Err(format!("{path} holds no token"));
+        }
+        let value = header_value(&Secret::new(format!("Bearer {token}")));
+        let value = value.ok_or_else(|| format!("{path} holds no token that HTTP allows"))?;
+        target.headers.insert(AUTHORIZATION, value);
+        Ok(())
+    }
+}
+
+/// Reads again what changes beneath a sender; a file that cannot be read leaves the rest in force.
+fn refreshed(target: &mut Target, token: Option<&TokenFile>) -> Result<(), String> {
+    let read = token.map_or(Ok(()), |token| token.read(target));
+    target.connector.refresh().and(read)
+}
+
 struct OtlpHttp {
+    token: Option<TokenFile>,
     target: Target,
     max_request: usize,
 }
@@ -198,11 +247,12 @@ impl Sender for OtlpHttp {
     }
 
     fn refresh(&mut self) -> Result<(), String> {
-        self.target.connector.refresh()
+        refreshed(&mut self.target, self.token.as_ref())
     }
 }
 
 struct OtlpGrpc {
+    token: Option<TokenFile>,
     target: Target,
     max_request: usize,
 }
@@ -217,7 +267,7 @@ impl Sender for OtlpGrpc {
     }
 
     fn refresh(&mut self) -> Result<(), String> {
-        self.target.connector.refresh()
+        refreshed(&mut self.target, self.token.as_ref())
     }
 }
 
@@ -283,5 +333,42 @@ mod tests {
             assert_eq!(delivery.remark.as_deref(), Some("quota"));
         }
         assert_eq!(accepted(b"\xff\xff", 3), Delivery::all(3), "unreadable");
+    }
+    #[test]
+    fn a_token_is_read_again_and_a_bad_file_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let config = Config {
+            bearer_token_file: Some(file.path().to_owned()),
+            ..Config::default()
+        };
+        let shown = |target: &Target| target.headers[AUTHORIZATION].to_str().unwrap().to_owned();
+        for (text, why) in [("", "empty"), (" \n", "blank"), ("a\nb", "two lines")] {
+            std::fs::write(file.path(), text).unwrap();
+            assert!(config.sender().is_err(), "{why}");
+        }
+        std::fs::write(file.path(), "one\n").unwrap();
+        config.sender().unwrap();
+        let endpoint = config.endpoint().unwrap();
+        let mut target = Target {
+            connector: Connector::new(&endpoint, &config.tls, Versions::Any).unwrap(),
+            uri: endpoint.uri().clone(),
+            headers: http::HeaderMap::new(),
+            compression: Compression::None,
+            timeout: std::time::Duration::from_secs(1),
+        };
+        let token = TokenFile(file.path().to_owned());
+        refreshed(&mut target, Some(&token)).unwrap();
+        assert_eq!(shown(&target), "Bearer one");
+        std::fs::write(file.path(), "two").unwrap();
+        refreshed(&mut target, Some(&token)).unwrap();
+        assert_eq!(shown(&target), "Bearer two");
+        std::fs::remove_file(file.path()).unwrap();
+        assert!(refreshed(&mut target, Some(&token)).is_err());
+        assert_eq!(shown(&target), "Bearer two", "what was in force stays");
+        let both = Config {
+            headers: BTreeMap::from([("Authorization".to_owned(), Secret::new("x"))]),
+            ..config
+        };
+        assert!(both.sender().is_err(), "two authorizations");
     }
 }

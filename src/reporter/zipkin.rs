@@ -1,4 +1,4 @@
-//! The `zipkin` reporter: span lists posted to `/api/v2/spans`, as JSON or proto3.
+//! The `zipkin` reporter: span lists posted to `/api/v2/spans`, as JSON or proto3, or to `/api/v1/spans`, as Thrift.
 //!
 //! Success is 202, or 200 from those that speak Zipkin besides; what is repeated follows OTLP's rules, for Zipkin has
 //! none. Source: openzipkin/zipkin `ZipkinHttpCollector.java`.
@@ -21,6 +21,7 @@ use crate::reporter::post::Compression;
 use crate::reporter::post::Connector;
 use crate::reporter::post::Target;
 use crate::reporter::post::Versions;
+use crate::reporter::post::encode_error;
 use crate::reporter::post::first_line;
 use crate::reporter::post::header_map;
 use crate::reporter::post::refused;
@@ -35,14 +36,14 @@ use crate::reporter::sender::Sending;
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The server. Without a path, `/api/v2/spans` is used.
+    /// The server. Without a path, `/api/v2/spans` is used, for Thrift `/api/v1/spans`.
     ///
     /// Unit: URL. Default: `http://localhost:9411`. Reload: live.
     pub endpoint: Option<Endpoint>,
 
     /// How spans are written.
     ///
-    /// Values: `json`, `proto3`. Default: `json`. Reload: live.
+    /// Values: `json`, `proto3`, `thrift` (Zipkin's first version). Default: `json`. Reload: live.
     pub encoding: Encoding,
 
     /// Further headers, such as an authorization. Their values are never shown.
@@ -94,6 +95,8 @@ pub enum Encoding {
     Json,
     /// Protobuf.
     Proto3,
+    /// The first version's Thrift.
+    Thrift,
 }
 
 impl Default for Config {
@@ -125,10 +128,14 @@ impl Settings for Config {
 
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
         let endpoint = Endpoint::or_default(&self.endpoint, "http://localhost:9411")?;
+        let path = match self.encoding {
+            Encoding::Json | Encoding::Proto3 => "/api/v2/spans",
+            Encoding::Thrift => "/api/v1/spans",
+        };
         Ok(Box::new(Zipkin {
             target: Target {
                 connector: Connector::new(&endpoint, &self.tls, Versions::Any)?,
-                uri: endpoint.with_default_path("/api/v2/spans", None),
+                uri: endpoint.with_default_path(path, None),
                 headers: header_map(&self.headers)?,
                 compression: self.compression,
                 timeout: self.timeout.0,
@@ -160,6 +167,10 @@ impl Zipkin {
         let (content_type, body) = match self.encoding {
             Encoding::Json => ("application/json", zipkin::encode_json(batch)),
             Encoding::Proto3 => ("application/x-protobuf", zipkin::encode_proto(batch)),
+            Encoding::Thrift => {
+                let body = zipkin::encode_v1_thrift(batch).map_err(|error| encode_error(&error))?;
+                ("application/x-thrift", body)
+            }
         };
         if body.len() > self.max_request {
             return Err(SendError::too_large(batch));

@@ -18,7 +18,7 @@ use crate::sampling::TracesPerSecond;
 
 /// Credits that refill with time. Shared between threads without a lock.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     rate: TracesPerSecond,
     /// Nanoseconds in which one credit refills.
     period: i64,
@@ -30,6 +30,15 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    /// A full bucket that holds so many credits.
+    pub fn with_burst(rate: TracesPerSecond, burst: u32) -> Self {
+        let bucket = Self::new(rate);
+        Self {
+            capacity: bucket.period.saturating_mul(i64::from(burst.max(1))),
+            ..bucket
+        }
+    }
+
     /// A full bucket.
     pub(super) fn new(rate: TracesPerSecond) -> Self {
         let period = 1e9 / rate.value();
@@ -48,7 +57,7 @@ impl Bucket {
     }
 
     /// Takes one credit if there is one.
-    pub(super) fn take(&self, now: Instant) -> bool {
+    pub fn take(&self, now: Instant) -> bool {
         if self.rate.is_zero() {
             return false;
         }

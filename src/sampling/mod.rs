@@ -22,6 +22,7 @@ use std::time::Instant;
 use crate::model::TraceId;
 use crate::net::client::Client;
 
+pub use bucket::Bucket;
 pub use per_operation::PerOperation;
 pub use poller::{PollError, PollOutcome, Poller, Status, StatusSnapshot};
 pub use rate::{Probability, RangeError, TracesPerSecond};

@@ -30,6 +30,7 @@ use crate::tracer::Route;
 use crate::tracer::RouteError;
 use crate::tracer::Routes;
 use crate::tracer::forwarded::Noted;
+use crate::tracer::grpc_code;
 use crate::tracer::redact;
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -259,6 +260,8 @@ impl Conventions {
         if span.is_recording() {
             span.set("network.peer.address", address_text(peer.ip()));
             span.set("network.peer.port", i64::from(peer.port()));
+        } else if let Some(late) = span.late() {
+            late.peer = Some(peer);
         }
     }
 
@@ -270,11 +273,14 @@ impl Conventions {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
+        let failed = status.is_server_error() || (kind == Kind::Client && status.is_client_error());
         if !span.is_recording() {
+            if failed && span.late().is_some() {
+                span.fail(status_text(status));
+            }
             return;
         }
         span.set("http.response.status_code", i64::from(status.as_u16()));
-        let failed = status.is_server_error() || (kind == Kind::Client && status.is_client_error());
         if failed {
             span.fail(status_text(status));
         }
@@ -293,10 +299,12 @@ impl Conventions {
         else {
             return;
         };
-        if !span.is_recording() {
+        let name = grpc_code::name_of(code);
+        if let Some(late) = span.late() {
+            late.rpc_status = Some(name);
+        } else if !span.is_recording() {
             return;
         }
-        let name = grpc_code(code);
         span.set("rpc.response.status_code", name);
         let failed = match kind {
             Kind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
@@ -504,29 +512,6 @@ fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, Conve
         }
     }
     Ok(wanted)
-}
-
-fn grpc_code(code: u8) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(usize::from(code)).copied().unwrap_or("_OTHER")
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use crate::tracer::Kept;
+
 /// Counters of the tracer, shared by all workers and surviving reloads.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -10,6 +12,9 @@ pub struct Ledger {
     received: AtomicU64,
     unsampled: AtomicU64,
     reported: AtomicU64,
+    kept_errors: AtomicU64,
+    kept_slow: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 /// A consistent reading: `started + received = unsampled + open + reported` at every moment.
@@ -21,18 +26,42 @@ pub struct LedgerSnapshot {
     pub received: u64,
     /// Spans begun that nobody records.
     pub unsampled: u64,
-    /// Recorded spans that have not ended.
+    /// Spans that have not ended: recorded ones, and those that may yet be kept.
     pub open: u64,
     /// Recorded spans that ended and spans that were received: what went to the reporters.
     pub reported: u64,
+    /// Those of them that were kept for an error although their trace is not sampled.
+    pub kept_errors: u64,
+    /// Those of them that were kept because they took long.
+    pub kept_slow: u64,
+    /// Unsampled spans that were worth keeping but beyond the limit.
+    pub turned_away: u64,
 }
 
 impl Ledger {
-    pub(super) fn start(&self, recording: bool) {
+    /// `open`: it is recorded, or may yet be kept at its end.
+    pub(super) fn start(&self, open: bool) {
         self.started.fetch_add(1, Ordering::AcqRel);
-        if !recording {
+        if !open {
             self.unsampled.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// A span that might have been kept was not.
+    pub(super) fn end_unsampled(&self) {
+        self.unsampled.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn keep(&self, why: Kept) {
+        let kept = match why {
+            Kept::Error => &self.kept_errors,
+            Kept::Slow => &self.kept_slow,
+        };
+        kept.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn turn_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn report(&self) {
@@ -59,6 +88,9 @@ impl Ledger {
                 .saturating_sub(unsampled)
                 .saturating_sub(reported),
             reported,
+            kept_errors: self.kept_errors.load(Ordering::Relaxed),
+            kept_slow: self.kept_slow.load(Ordering::Relaxed),
+            turned_away: self.turned_away.load(Ordering::Relaxed),
         }
     }
 }

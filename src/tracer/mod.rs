@@ -5,8 +5,10 @@
 
 pub mod clock;
 mod forwarded;
+mod grpc_code;
 pub mod http;
 pub mod ids;
+mod keep;
 mod ledger;
 mod redact;
 mod routes;
@@ -43,6 +45,9 @@ use crate::sampling::Decision;
 use crate::sampling::Sampler;
 use crate::telemetry::metrics::SamplerMetrics;
 
+pub use keep::Keep;
+pub use keep::Kept;
+pub use keep::Late;
 pub use ledger::Ledger;
 pub use ledger::LedgerSnapshot;
 pub use redact::Redaction;
@@ -102,6 +107,8 @@ pub struct Config {
     ///
     /// Unit: size. Default: `1KiB`. Reload: new connections.
     pub max_value_length: ByteSize,
+    /// Requests that are reported although their trace is not sampled.
+    pub keep: keep::Config,
 }
 
 impl Default for Config {
@@ -117,6 +124,7 @@ impl Default for Config {
             ignore_paths: Vec::new(),
             trace_id_128bit: true,
             max_value_length: ByteSize(1024),
+            keep: keep::Config::default(),
         }
     }
 }
@@ -139,6 +147,8 @@ pub struct Tracer {
     pub conventions: http::Conventions,
     /// Counts decisions.
     pub decisions: SamplerMetrics,
+    /// What is reported although it is not sampled; `None`: nothing.
+    pub keep: Option<Keep>,
     /// Draw 64-bit instead of 128-bit trace ids.
     pub short_trace_ids: bool,
 }
@@ -264,10 +274,11 @@ impl Tracer {
                 self.root(root, Kind::Client, operation, start)
             }
         };
+        if let Some(late) = span.late() {
+            late.linked(cause);
+        }
         if span.is_recording() {
-            span.set("pillion.link.method", cause.method);
-            span.set("pillion.link.confidence", cause.confidence);
-            span.set("pillion.link.candidates", cause.candidates as i64);
+            span.label_link(cause.method, cause.confidence, cause.candidates);
             for candidate in &cause.links {
                 span.link(Link {
                     trace_id: candidate.trace_id,

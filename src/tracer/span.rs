@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::http::Request;
+
 use crate::model::Attribute;
 use crate::model::Event;
 use crate::model::Kind;
 use crate::model::Link;
+use crate::model::SamplingState;
 use crate::model::Span;
 use crate::model::SpanContext;
 use crate::model::SpanId;
@@ -15,7 +18,9 @@ use crate::model::Text;
 use crate::model::Value;
 use crate::sampling::Decision;
 use crate::sampling::Param;
+use crate::tracer::Late;
 use crate::tracer::Tracer;
+use crate::tracer::http::Operation;
 
 /// An open span. Attribute setters do nothing when it is not recording.
 pub struct ActiveSpan {
@@ -29,6 +34,8 @@ pub struct ActiveSpan {
     end: Option<Instant>,
     /// Present only on sampled spans; taken when the span ends.
     recording: Option<Box<Recording>>,
+    /// Present only on spans that are not sampled and may be kept.
+    late: Option<Box<Late>>,
 }
 
 #[derive(Default)]
@@ -38,6 +45,14 @@ struct Recording {
     events: Vec<Event>,
     links: Vec<Link>,
     status: Status,
+}
+
+impl Recording {
+    fn boxed() -> Box<Self> {
+        let mut recording = Box::new(Self::default());
+        recording.attributes.reserve(24);
+        recording
+    }
 }
 
 /// Which keys a span may have already: a bit for each of 256 kinds of key. Without it each new attribute would be
@@ -70,12 +85,12 @@ impl ActiveSpan {
         name: Text,
         start: Instant,
     ) -> Self {
-        let recording = context.state.is_sampled().then(|| {
-            let mut recording = Box::new(Recording::default());
-            recording.attributes.reserve(24);
-            recording
-        });
-        tracer.ledger.start(recording.is_some());
+        let recording = context.state.is_sampled().then(Recording::boxed);
+        let late = match &tracer.keep {
+            Some(_) if recording.is_none() => Some(Box::default()),
+            _ => None,
+        };
+        tracer.ledger.start(recording.is_some() || late.is_some());
         Self {
             tracer,
             context,
@@ -85,7 +100,37 @@ impl ActiveSpan {
             start,
             end: None,
             recording,
+            late,
         }
+    }
+
+    /// What is held until it is known whether the span is kept; `None` for one that is recorded, or surely not.
+    pub(super) fn late(&mut self) -> Option<&mut Late> {
+        self.late.as_deref_mut()
+    }
+
+    /// Holds the beginning of a request whose span is not recorded but may be kept.
+    pub fn hold<B>(&mut self, operation: Operation, request: &Request<B>) {
+        if let Some(late) = &mut self.late {
+            late.hold(operation, request);
+        }
+    }
+
+    /// Decides at the end whether a span that was not recorded is kept. With an answer it records from now on, and what
+    /// was held of the request is to be put on it.
+    pub fn keep(&mut self, end: Instant) -> Option<Box<Late>> {
+        let (late, keep) = (self.late.as_ref()?, self.tracer.keep.as_ref()?);
+        let took = end.saturating_duration_since(self.start);
+        let reason = keep.reason(late.failed.is_some(), took)?;
+        if !keep.admit(end) {
+            self.tracer.ledger.turn_away();
+            return None;
+        }
+        let late = self.late.take()?;
+        self.tracer.ledger.keep(reason);
+        self.recording = Some(Recording::boxed());
+        self.set("pillion.sampling.kept", reason.name());
+        Some(late)
     }
 
     /// True when somebody will read the attributes.
@@ -154,6 +199,9 @@ impl ActiveSpan {
     /// Marks the span failed. `error.type` is set unless it is already.
     pub fn fail(&mut self, error_type: impl Into<Text>) {
         let Some(recording) = &mut self.recording else {
+            if let Some(late) = &mut self.late {
+                late.failed.get_or_insert(error_type.into());
+            }
             return;
         };
         recording.status = Status::Error(Text::default());
@@ -183,6 +231,17 @@ impl ActiveSpan {
         self.end = Some(end);
     }
 
+    pub(super) fn label_link(
+        &mut self,
+        method: &'static str,
+        confidence: &'static str,
+        candidates: usize,
+    ) {
+        self.set("pillion.link.method", method);
+        self.set("pillion.link.confidence", confidence);
+        self.set("pillion.link.candidates", candidates as i64);
+    }
+
     /// Notes who decided about sampling, and Jaeger's sampler tags when a sampler did.
     pub(super) fn label_decision(&mut self, decision: Option<Decision>, by: &'static str) {
         if self.recording.is_none() {
@@ -201,14 +260,22 @@ impl ActiveSpan {
 
 impl Drop for ActiveSpan {
     fn drop(&mut self) {
+        if self.late.is_some() {
+            self.tracer.ledger.end_unsampled();
+        }
         let Some(recording) = self.recording.take() else {
             return;
         };
         let end = self.end.unwrap_or_else(Instant::now);
         let (start, end) = self.tracer.clock.edges(self.start, end);
         let recording = *recording;
+        let mut context = self.context.clone();
+        if !context.state.is_sampled() {
+            // Kept: who reads reports is to take it for sampled. Whom it called was told otherwise.
+            context.state = SamplingState::Accept;
+        }
         let span = Span {
-            context: self.context.clone(),
+            context,
             parent: self.parent.map(|(id, _)| id),
             remote_parent: self.parent.is_some_and(|(_, remote)| remote),
             name: self.name.clone(),

@@ -204,6 +204,7 @@ fn tracer(sampler: Arc<dyn Sampler>, sink: Arc<dyn Sink>) -> Arc<Tracer> {
         ledger: Arc::default(),
         conventions: Conventions::new(&config, &metrics).expect("good settings"),
         decisions: metrics.sampler(&["const", "probabilistic", "ratelimiting", "lowerbound"]),
+        keep: None,
         short_trace_ids: false,
     })
 }

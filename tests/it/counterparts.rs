@@ -203,6 +203,13 @@ async fn a_collector_sees_the_request_over_zipkin_proto3() {
     through_the_collector(wire, MICROS, |_| {}).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_sees_the_request_over_zipkin_thrift() {
+    let wire =
+        |c: &OtelCol| json!({ "zipkin": { "endpoint": url(c.zipkin), "encoding": "thrift" } });
+    through_the_collector(wire, MICROS, |_| {}).await;
+}
+
 /// Datadog has two names for a span: the kind of operation, which the collector takes, and the resource.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_sees_the_request_over_datadog() {

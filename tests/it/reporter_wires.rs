@@ -36,23 +36,26 @@ async fn sent(yaml: &str, speaks: Speaks, script: Vec<Reply>) -> (Vec<Received>,
 
 #[tokio::test]
 async fn zipkin_posts_lists_in_either_spelling() {
-    for (yaml, content_type) in [
-        ("zipkin: { endpoint: '{url}' }", "application/json"),
+    let (json, proto) = ("application/json", "application/x-protobuf");
+    for (more, path, content_type, first) in [
+        ("", "/api/v2/spans", json, b'['),
+        (", compression: gzip", "/api/v2/spans", json, b'['),
+        (", encoding: proto3", "/api/v2/spans", proto, 0x0a),
         (
-            "zipkin: { endpoint: '{url}', compression: gzip }",
-            "application/json",
-        ),
-        (
-            "zipkin: { endpoint: '{url}', encoding: proto3 }",
-            "application/x-protobuf",
+            ", encoding: thrift",
+            "/api/v1/spans",
+            "application/x-thrift",
+            0x0c,
         ),
     ] {
+        let yaml = &format!("zipkin: {{ endpoint: '{{url}}'{more} }}");
         let (received, book) = sent(yaml, Speaks::Http1, vec![]).await;
         assert_eq!(book.exported, 3, "{yaml}: {book:?}");
-        assert_eq!(received[0].path, "/api/v2/spans");
+        assert_eq!(received[0].path, path);
         assert_eq!(received[0].headers["content-type"], content_type);
         let message = received[0].message();
-        if content_type == "application/json" {
+        assert_eq!(message[0], first, "a list");
+        if content_type == json {
             let list: Vec<Value> = serde_json::from_slice(&message).unwrap();
             let ids: Vec<_> = list
                 .iter()
@@ -62,8 +65,6 @@ async fn zipkin_posts_lists_in_either_spelling() {
                 ids,
                 ["0000000000000001", "0000000000000002", "0000000000000003"]
             );
-        } else {
-            assert_eq!(message[0], 0x0a, "a list of spans");
         }
     }
 }

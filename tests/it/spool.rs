@@ -339,22 +339,13 @@ async fn a_full_disk_costs_spans_but_no_request() {
     let down = Down::new();
     let settings = sidecar(app.port, &down.url(), folder.path()).to_string();
     // A disk of its own, seen by nobody else.
-    let script = format!(
-        "mount -t tmpfs -o size=128k none '{}' && exec \"$0\" run --log-format json -c -",
+    let mount = format!(
+        "mount -t tmpfs -o size=128k none '{}'",
         folder.path().display()
     );
-    let mut command = std::process::Command::new("unshare");
-    command.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_pillion")]);
-    let allowed = std::process::Command::new("unshare")
-        .args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"])
-        .output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
+    let Some(mut sidecar) = Pillion::run_after(&mount, &settings) else {
         return skip("a full disk needs the right to mount one");
-    }
-    let mut sidecar = Pillion::spawn(command);
-    let mut stdin = sidecar.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, settings.as_bytes()).unwrap();
-    drop(stdin);
+    };
     let port = sidecar.port("inbound");
     for _ in 0..20 {
         requests(port, 50).await;

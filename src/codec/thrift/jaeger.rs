@@ -247,11 +247,19 @@ impl Log {
     }
 }
 
-fn write_i64(output: &mut dyn TOutputProtocol, id: i16, number: i64) -> thrift::Result<()> {
+pub(super) fn write_i64(
+    output: &mut dyn TOutputProtocol,
+    id: i16,
+    number: i64,
+) -> thrift::Result<()> {
     write_field(output, id, TType::I64, |output| output.write_i64(number))
 }
 
-fn write_text(output: &mut dyn TOutputProtocol, id: i16, text: &str) -> thrift::Result<()> {
+pub(super) fn write_text(
+    output: &mut dyn TOutputProtocol,
+    id: i16,
+    text: &str,
+) -> thrift::Result<()> {
     write_field(output, id, TType::String, |output| {
         output.write_string(text)
     })
@@ -269,7 +277,7 @@ fn write_optional_list<T>(
     write_list(output, id, items, write)
 }
 
-fn write_list<T>(
+pub(super) fn write_list<T>(
     output: &mut dyn TOutputProtocol,
     id: i16,
     items: &[T],

@@ -103,6 +103,19 @@ pub fn process_len(process: &Process, protocol: Protocol) -> Result<usize, Encod
     Ok(count.0)
 }
 
+/// Writes a bare list of Zipkin's first spans, as the body of `/api/v1/spans` is.
+///
+/// # Errors
+/// [`EncodeError`], in theory.
+pub fn encode_zipkin_list(spans: &[ZipkinSpan]) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::new();
+    write_with(&mut bytes, Protocol::Binary, |output| {
+        zipkin::write_spans(spans, output)
+    })
+    .map_err(EncodeError)?;
+    Ok(bytes)
+}
+
 /// Reads a bare batch. Unknown fields and types are skipped, invalid UTF-8 is replaced.
 ///
 /// # Errors

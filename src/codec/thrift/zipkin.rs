@@ -1,14 +1,21 @@
 //! Reading Zipkin's first Thrift structs (`zipkincore.thrift`): what a datagram `emitZipkinBatch` and the body of
-//! `/api/v1/spans` hold. They are never written.
+//! `/api/v1/spans` hold; and writing them for such a body.
 
 use bytes::Bytes;
+use thrift::protocol::TListIdentifier;
+use thrift::protocol::TOutputProtocol;
 use thrift::protocol::TType;
 
 use crate::codec::DecodeError;
+use crate::codec::thrift::jaeger::write_i64;
+use crate::codec::thrift::jaeger::write_list;
+use crate::codec::thrift::jaeger::write_text;
 use crate::codec::thrift::read::Source;
 use crate::codec::thrift::read::fields;
 use crate::codec::thrift::read::list;
 use crate::codec::thrift::read::text;
+use crate::codec::thrift::write_field;
+use crate::codec::thrift::write_struct;
 use crate::model::Text;
 
 /// A span as Zipkin's first version knew it: a name, moments, and values, each at a host.
@@ -148,4 +155,88 @@ fn host(source: &mut Source<'_>) -> Result<Host> {
         Ok(true)
     })?;
     Ok(host)
+}
+
+/// Writes a bare list of spans.
+pub(super) fn write_spans(
+    spans: &[ZipkinSpan],
+    output: &mut dyn TOutputProtocol,
+) -> thrift::Result<()> {
+    let len = i32::try_from(spans.len()).unwrap_or(i32::MAX);
+    output.write_list_begin(&TListIdentifier::new(TType::Struct, len))?;
+    for span in spans {
+        span.write(output)?;
+    }
+    output.write_list_end()
+}
+
+impl ZipkinSpan {
+    fn write(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        write_struct(output, |output| {
+            // Unsigned ids travel as the same 64 bits read as signed.
+            write_i64(output, 1, self.trace_id.cast_signed())?;
+            write_text(output, 3, &self.name)?;
+            write_i64(output, 4, self.id.cast_signed())?;
+            if self.parent_id != 0 {
+                write_i64(output, 5, self.parent_id.cast_signed())?;
+            }
+            write_list(output, 6, &self.annotations, Annotation::write)?;
+            write_list(output, 8, &self.values, BinaryAnnotation::write)?;
+            write_field(output, 9, TType::Bool, |output| {
+                output.write_bool(self.debug)
+            })?;
+            write_i64(output, 10, self.timestamp)?;
+            write_i64(output, 11, self.duration)?;
+            match self.trace_id_high {
+                0 => Ok(()),
+                high => write_i64(output, 12, high.cast_signed()),
+            }
+        })
+    }
+}
+
+impl Annotation {
+    fn write(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        write_struct(output, |output| {
+            write_i64(output, 1, self.timestamp)?;
+            write_text(output, 2, &self.value)?;
+            write_host(output, 3, self.host.as_ref())
+        })
+    }
+}
+
+impl BinaryAnnotation {
+    fn write(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        write_struct(output, |output| {
+            write_text(output, 1, &self.key)?;
+            write_field(output, 2, TType::String, |output| {
+                output.write_bytes(&self.value)
+            })?;
+            write_field(output, 3, TType::I32, |output| output.write_i32(self.kind))?;
+            write_host(output, 4, self.host.as_ref())
+        })
+    }
+}
+
+fn write_host(
+    output: &mut dyn TOutputProtocol,
+    id: i16,
+    host: Option<&Host>,
+) -> thrift::Result<()> {
+    let Some(host) = host else { return Ok(()) };
+    write_field(output, id, TType::Struct, |output| {
+        write_struct(output, |output| {
+            let ipv4 = host.ipv4.cast_signed();
+            write_field(output, 1, TType::I32, |output| output.write_i32(ipv4))?;
+            let port = host.port.cast_signed();
+            write_field(output, 2, TType::I16, |output| output.write_i16(port))?;
+            write_text(output, 3, &host.service)?;
+            if host.ipv6.is_empty() {
+                return Ok(());
+            }
+            write_field(output, 4, TType::String, |output| {
+                output.write_bytes(&host.ipv6)
+            })
+        })
+    })
 }

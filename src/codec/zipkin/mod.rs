@@ -8,6 +8,7 @@
 mod proto;
 mod received;
 mod v1;
+mod v1_write;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::model::Status;
 pub use proto::encode_proto;
 pub use received::{decode_json, decode_proto};
 pub use v1::{decode_v1_json, decode_v1_thrift, received_v1};
+pub use v1_write::encode_v1_thrift;
 
 /// The attribute of a received span that shares its id with the other side of its call.
 pub(super) const SHARED: &str = "zipkin.shared";

@@ -105,6 +105,11 @@ families! {
     SPANS_ACTIVE = Kind::Gauge, "pillion_spans_active",
         "Spans started and not yet ended.";
 
+    SPANS_KEPT = Kind::Counter, "pillion_spans_kept_total",
+        "Spans handed to the reporters although their trace is not sampled, by the reason.";
+    SPANS_NOT_KEPT = Kind::Counter, "pillion_spans_keep_limited_total",
+        "Unsampled spans that were worth keeping but beyond the limit.";
+
     REPORTER_ACCEPTED = Kind::Counter, "pillion_reporter_spans_accepted_total",
         "Spans handed to the reporter.";
     REPORTER_EXPORTED = Kind::Counter, "pillion_reporter_spans_exported_total",

@@ -225,6 +225,12 @@ pub struct SpanMetrics {
     pub received: Counter,
     /// Not yet ended.
     pub active: ActiveGauge,
+    /// Kept for an error although not sampled.
+    pub kept_errors: Counter,
+    /// Kept for their duration although not sampled.
+    pub kept_slow: Counter,
+    /// Worth keeping but beyond the limit.
+    pub keep_limited: Counter,
 }
 
 /// A reporter's ledger in plain numbers: `accepted = exported + Σ dropped + queued`.

@@ -86,9 +86,13 @@ pub(crate) struct Down {
 
 impl Down {
     pub(crate) fn new() -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// At this address.
+    pub(crate) fn at(addr: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(&any.into()).unwrap();
+        socket.bind(&addr.into()).unwrap();
         let addr = socket.local_addr().unwrap().as_socket().unwrap();
         Self { addr, socket }
     }

@@ -62,6 +62,24 @@ impl Pillion {
         sidecar
     }
 
+    /// [`Pillion::run`] in a mount namespace of its own, after this command of a shell. `None`: no right to one.
+    pub(crate) fn run_after(command: &str, config: &str) -> Option<Self> {
+        let allowed = Command::new("unshare")
+            .args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"])
+            .output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let script = format!("{command} && exec \"$0\" run --log-format json -c -");
+        let mut shell = Command::new("unshare");
+        scrub(&mut shell);
+        shell.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_pillion")]);
+        let mut sidecar = Self::spawn(shell);
+        let mut stdin = sidecar.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, config.as_bytes()).unwrap();
+        Some(sidecar)
+    }
+
     /// Starts any program with its streams read.
     pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command

@@ -97,6 +97,9 @@ impl Metrics {
             finished: self.counter(&families::SPANS_FINISHED, &[]),
             received: self.counter(&families::SPANS_RECEIVED, &[]),
             active: ActiveGauge(self.gauge(&families::SPANS_ACTIVE, &[])),
+            kept_errors: self.counter(&families::SPANS_KEPT, &[("reason", "error")]),
+            kept_slow: self.counter(&families::SPANS_KEPT, &[("reason", "slow")]),
+            keep_limited: self.counter(&families::SPANS_NOT_KEPT, &[]),
         }
     }
 
