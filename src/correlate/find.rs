@@ -1,8 +1,10 @@
 //! From evidence to a parent: the layers, asked from the surest down, and what becomes of their answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
+use http::Method as Verb;
 use http::Uri;
 
 use crate::correlate::Confidence;
@@ -25,6 +27,8 @@ const MAX_SEARCH: usize = 1_024;
 /// An outbound request whose cause is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
+    /// What it asks for; of a connection that is not understood, CONNECT.
+    pub verb: &'a Verb,
     /// Where it goes.
     pub uri: &'a Uri,
     /// Its headers, the shim's taken off.
@@ -39,6 +43,8 @@ pub struct Call<'a> {
     pub served: Option<u16>,
     /// What the kernel says.
     pub witnesses: &'a [Witness],
+    /// When it came.
+    pub now: Instant,
 }
 
 /// What the kernel says of the one that sent a call.
@@ -102,7 +108,7 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         return found;
     }
     if total == 0 {
-        in_flight.learn_background(call.destination);
+        in_flight.call_without_request(call.destination, call.now);
     } else if config.exclusive
         && let Some(found) = by_exclusion(config, in_flight, call)
     {
@@ -157,9 +163,14 @@ fn by_values(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
 fn by_exclusion(config: &Config, in_flight: &InFlight, call: &Call) -> Option<Found> {
     let (inbound, overlapped) = in_flight.only()?;
     let context = inbound.arrival.context.clone()?;
+    let kind = in_flight
+        .shapes
+        .of(call.verb, call.destination, call.uri.path());
+    let believed =
+        !overlapped && in_flight.call_while_alone(&inbound, (kind, call.destination), call.now);
     // A shim that is at work would have named the request.
     let unnamed = config.shims && in_flight.shim_speaks();
-    let doubtful = overlapped || unnamed || in_flight.calls_in_background(call.destination);
+    let doubtful = !believed || unnamed || in_flight.calls_in_background(call.destination);
     let confidence = match doubtful {
         true => Confidence::Low,
         false => Confidence::High,

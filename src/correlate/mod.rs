@@ -6,8 +6,10 @@
 
 mod find;
 mod in_flight;
+mod shape;
 mod token;
 mod values;
+mod windows;
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -24,6 +26,7 @@ pub use in_flight::Arrival;
 pub use in_flight::InFlight;
 pub use in_flight::Inbound;
 pub use in_flight::InboundGuard;
+pub use shape::Shape;
 pub use token::Carried;
 pub use token::TOKEN;
 pub use token::Token;

@@ -18,6 +18,8 @@ use super::truth::Truth;
 
 /// Longest wait for spans that are still on their way.
 const SPANS_WITHIN: Duration = Duration::from_secs(20);
+/// Rest before a row: a program that never rests shows nothing of what its operations do.
+const REST: Duration = Duration::from_millis(400);
 
 /// What is measured together.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +74,7 @@ pub(crate) async fn run(
     let truth = Truth::new(plan.pattern, plan.ids, plan.n_requests);
     let jobs = plan.pattern.moment == Moment::BesideJobs;
     let client = load::client();
+    tokio::time::sleep(REST).await;
     if jobs {
         load::get(&client, running.app, "/jobs/on").await;
     }
