@@ -6,12 +6,14 @@ use std::time::Instant;
 use http::HeaderMap;
 use http::Method as Verb;
 use http::Uri;
+use smallvec::SmallVec;
 
 use crate::correlate::Confidence;
 use crate::correlate::Config;
 use crate::correlate::Found;
 use crate::correlate::Method;
 use crate::correlate::REQUEST_ID;
+use crate::correlate::audit::Audit;
 use crate::correlate::in_flight::InFlight;
 use crate::correlate::in_flight::Inbound;
 use crate::correlate::token::Carried;
@@ -61,10 +63,8 @@ pub struct Witness {
 /// What the layers above the last said.
 #[derive(Default)]
 struct Evidence {
-    /// The request that was pointed at first, and by what.
-    pointed: Option<(Arc<Inbound>, Method, Confidence)>,
-    /// Other requests that were pointed at.
-    others: Vec<Arc<Inbound>>,
+    /// The requests that were pointed at, surest layer first, and by what.
+    pointed: SmallVec<[(Arc<Inbound>, Method, Confidence); 2]>,
     /// Requests that could not be told apart.
     doubtful: Vec<Arc<Inbound>>,
 }
@@ -77,6 +77,9 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
     if config.forwarded
         && let Some(context) = call.extracted
     {
+        if in_flight.audit.wants_next() {
+            audit(config, in_flight, call, context);
+        }
         return asserted(context.clone(), Method::Forwarded, Confidence::Exact);
     }
     let mut evidence = Evidence::default();
@@ -104,6 +107,7 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
             by_values(in_flight, call, &mut evidence);
         }
     }
+    evidence.heed(&in_flight.audit);
     if let Some(found) = evidence.verdict() {
         return found;
     }
@@ -118,6 +122,42 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
     // Somebody may have come since the count, or the one request in flight would have been found.
     let total = total.max(in_flight.len()).max(oldest.len());
     nothing(Method::None, oldest, total)
+}
+
+/// Holds the other layers against what the program says itself.
+fn audit(config: &Config, in_flight: &InFlight, call: &Call, context: &SpanContext) {
+    if in_flight.len() > MAX_SEARCH {
+        return;
+    }
+    let same = in_flight.matching(|inbound| {
+        let own = inbound.arrival.context.as_ref();
+        own.is_some_and(|own| own.trace_id == context.trace_id)
+    });
+    // A trace that comes in twice at once says too little.
+    let [truth] = same.as_slice() else {
+        return;
+    };
+    let mut evidence = Evidence::default();
+    if config.shims
+        && let Carried::Token(token) = call.carried
+        && let Some(inbound) = in_flight.holder(token)
+    {
+        evidence.point(inbound, Method::Shim, Confidence::High);
+    }
+    if config.preload {
+        by_thread(in_flight, call, &mut evidence);
+    }
+    for witness in call.witnesses {
+        by_kernel(in_flight, witness, &mut evidence);
+    }
+    if config.values {
+        by_values(in_flight, call, &mut evidence);
+    }
+    for (inbound, method, _) in &evidence.pointed {
+        let right = Arc::ptr_eq(inbound, truth);
+        let operation = inbound.arrival.operation;
+        in_flight.audit.tell(operation, *method, right);
+    }
 }
 
 /// The inbound requests whose `x-request-id` reappears.
@@ -183,11 +223,19 @@ fn by_exclusion(config: &Config, in_flight: &InFlight, call: &Call) -> Option<Fo
 
 impl Evidence {
     fn point(&mut self, inbound: Arc<Inbound>, method: Method, confidence: Confidence) {
-        match &self.pointed {
-            None => self.pointed = Some((inbound, method, confidence)),
-            Some((first, ..)) if Arc::ptr_eq(first, &inbound) => {}
-            Some(_) => self.others.push(inbound),
-        }
+        self.pointed.push((inbound, method, confidence));
+    }
+
+    /// What a layer says that was wrong too often is a candidate at best.
+    fn heed(&mut self, audit: &Audit) {
+        let doubtful = &mut self.doubtful;
+        self.pointed.retain(|(inbound, method, _)| {
+            let believed = audit.believes(inbound.arrival.operation, *method);
+            if !believed {
+                doubtful.push(inbound.clone());
+            }
+            believed
+        });
     }
 
     /// One request is meant, several cannot be told apart.
@@ -203,12 +251,16 @@ impl Evidence {
 
     /// What follows; `None` when no layer knew anything.
     fn verdict(self) -> Option<Found> {
-        let Some((inbound, method, confidence)) = self.pointed else {
+        let mut pointed = self.pointed.into_iter();
+        let Some((inbound, method, confidence)) = pointed.next() else {
             let n_doubtful = self.doubtful.len();
             return (n_doubtful > 0).then(|| nothing(Method::None, self.doubtful, n_doubtful));
         };
-        if !self.others.is_empty() {
-            let mut all = self.others;
+        let others = pointed.map(|(other, ..)| other);
+        let mut all: Vec<Arc<Inbound>> = others
+            .filter(|other| !Arc::ptr_eq(other, &inbound))
+            .collect();
+        if !all.is_empty() {
             all.insert(0, inbound);
             let total = all.len();
             return Some(nothing(Method::Contradicted, all, total));

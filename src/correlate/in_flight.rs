@@ -17,12 +17,15 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 
+use crate::correlate::audit::Audit;
+use crate::correlate::audit::Figures;
 use crate::correlate::shape::Shape;
 use crate::correlate::shape::Shapes;
 use crate::correlate::token::Token;
 use crate::correlate::values::Fingerprints;
 use crate::correlate::values::Values;
 use crate::correlate::windows;
+use crate::correlate::windows::Learned;
 use crate::correlate::windows::Made;
 use crate::correlate::windows::Start;
 use crate::correlate::windows::Windows;
@@ -91,6 +94,8 @@ pub struct InFlight {
     pub shapes: Shapes,
     /// What requests that were alone have shown.
     windows: Windows,
+    /// How often evidence was right.
+    pub(super) audit: Audit,
 }
 
 /// One worker's requests. Places are used again, so that entering and leaving cost the same however many are in
@@ -124,6 +129,7 @@ impl InFlight {
             fingerprints: Fingerprints::default(),
             shapes: Shapes::default(),
             windows: Windows::default(),
+            audit: Audit::default(),
         })
     }
 
@@ -231,6 +237,17 @@ impl InFlight {
     /// True once a call has come with a token.
     pub fn shim_speaks(&self) -> bool {
         self.shim_speaks.load(Ordering::Relaxed)
+    }
+
+    /// How often evidence was right, by layer.
+    pub fn audit(&self) -> Vec<Figures> {
+        self.audit.figures()
+    }
+
+    /// What `exclusive` has learned.
+    pub fn learned(&self) -> Learned {
+        let background = self.background.read().len();
+        self.windows.learned(background)
     }
 
     /// Every request in flight that satisfies `test`, oldest first.

@@ -75,6 +75,19 @@ pub(super) struct Windows {
     known: Mutex<Known>,
 }
 
+/// What has been learned, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Learned {
+    /// Operations that were seen alone after a pause.
+    pub operations: usize,
+    /// Kinds of calls that are believed, of all operations.
+    pub believed_calls: usize,
+    /// Kinds of calls that are not, or not yet.
+    pub doubted_calls: usize,
+    /// Destinations that the program also calls by itself.
+    pub background_destinations: usize,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     places: Vec<Option<Operation>>,
@@ -227,6 +240,21 @@ impl Windows {
             (Some(operation), _) => operation.contradict(made),
             (None, Start::Clean) => known.add(operation, made),
             (None, _) => {}
+        }
+    }
+
+    /// What has been learned, in numbers.
+    pub(super) fn learned(&self, background_destinations: usize) -> Learned {
+        let known = self.known.lock();
+        let operations = || known.places.iter().flatten();
+        let (believed, doubted): (Vec<_>, Vec<_>) = operations()
+            .flat_map(|operation| &operation.calls)
+            .partition(|usual| usual.is_believed(0));
+        Learned {
+            operations: operations().count(),
+            believed_calls: believed.len(),
+            doubted_calls: doubted.len(),
+            background_destinations,
         }
     }
 

@@ -332,6 +332,35 @@ fn the_kernel_points_at_the_request_that_was_on_the_connection_then() {
 }
 
 #[test]
+fn a_layer_that_contradicts_forwarded_headers_is_not_believed_for_that_operation() {
+    let in_flight = InFlight::new(1);
+    let a = enter(&in_flight, 1, "/", "");
+    let _b = enter(&in_flight, 2, "/", "");
+    let one = carried(&a);
+    let from_a = Given {
+        carried: one,
+        ..Given::default()
+    };
+    assert_eq!(
+        outcome(&shims(), &in_flight, &from_a),
+        (Some(1), "shim", "high", 1)
+    );
+    let forwarded = Given {
+        extracted: Some(context(2)),
+        carried: one,
+        ..Given::default()
+    };
+    let exact = (Some(2), "forwarded", "exact", 1);
+    assert_eq!(outcome(&shims(), &in_flight, &forwarded), exact);
+    let shim = in_flight.audit()[0];
+    assert_eq!((shim.right, shim.wrong, shim.demoted_operations), (0, 1, 1));
+    assert_eq!(
+        outcome(&shims(), &in_flight, &from_a),
+        (None, "none", "none", 1)
+    );
+}
+
+#[test]
 fn layers_that_disagree_assert_nothing() {
     let in_flight = InFlight::new(1);
     let a = enter(&in_flight, 1, &format!("/{ID}"), "a");

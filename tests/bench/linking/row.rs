@@ -74,10 +74,11 @@ pub(crate) async fn run(
     let truth = Truth::new(plan.pattern, plan.ids, plan.n_requests);
     let jobs = plan.pattern.moment == Moment::BesideJobs;
     let client = load::client();
-    tokio::time::sleep(REST).await;
     if jobs {
         load::get(&client, running.app, "/jobs/on").await;
     }
+    // Jobs run in it: as in life, they are older than the requests.
+    tokio::time::sleep(REST).await;
     collector.take();
     let before = running.processor_time();
     let seen = load::drive(running.inbound, truth.targets.clone(), plan.concurrency).await;
