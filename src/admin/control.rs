@@ -64,6 +64,10 @@ pub(super) fn sampling(shared: &Shared) -> Answer {
     respond::json(&(shared.hooks.sampling)())
 }
 
+pub(super) fn linking(shared: &Shared) -> Answer {
+    respond::json(&(shared.hooks.linking)())
+}
+
 /// `?level=FILTER` in `RUST_LOG` syntax.
 pub(super) fn logging(query: &str, shared: &Shared) -> Answer {
     let params = Params::parse(query);

@@ -30,6 +30,8 @@ pub struct Hooks {
     pub connections: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// The samplers' state for `/sampling`.
     pub sampling: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Which evidence links calls to requests, and how often it was right, for `/linking`.
+    pub linking: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Changes the log filter (`RUST_LOG` syntax). `Err`: why the text is no filter.
     pub set_log_level: Arc<SetLogLevel>,
     /// Loads the configuration again. `Ok`: what changed; `Err`: why the running one stays.
@@ -115,6 +117,7 @@ impl Default for Hooks {
             config_dump: Arc::new(String::new),
             connections: Arc::new(|| serde_json::Value::Null),
             sampling: Arc::new(|| serde_json::Value::Null),
+            linking: Arc::new(|| serde_json::Value::Null),
             set_log_level: Arc::new(|_| Err("the log level is fixed".to_owned())),
             reload: Arc::new(|| Box::pin(async { Err("there is nothing to reload".to_owned()) })),
             drain: Arc::new(|| {}),

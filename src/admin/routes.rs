@@ -53,6 +53,11 @@ pub(super) static ROUTES: &[Route] = &[
         "samplers and their strategies",
         control::sampling,
     ),
+    read(
+        "/linking",
+        "which evidence links calls to requests",
+        control::linking,
+    ),
     order(
         "/logging",
         "POST ?level=…: change the log filter",

@@ -48,6 +48,7 @@ pub(super) fn hooks(running: &Arc<Running>, control: Control, build: Build) -> H
         config_dump: with(&proxy, String::new(), Running::dump),
         connections: with(&proxy, serde_json::Value::Null, Running::connections),
         sampling: with(&proxy, serde_json::Value::Null, Running::sampling_state),
+        linking: with(&proxy, serde_json::Value::Null, Running::linking_state),
         set_log_level: Arc::new(move |text| {
             let level: Directives = text.parse().map_err(|error| format!("{error}"))?;
             logs.set_level(&level);

@@ -10,6 +10,7 @@ mod demo;
 mod exec;
 mod injector;
 mod ledger;
+mod linking;
 mod receivers;
 mod run;
 mod sampling;

@@ -1,15 +1,19 @@
 //! From evidence to a parent: the layers, asked from the surest down, and what becomes of their answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
+use http::Method as Verb;
 use http::Uri;
+use smallvec::SmallVec;
 
 use crate::correlate::Confidence;
 use crate::correlate::Config;
 use crate::correlate::Found;
 use crate::correlate::Method;
 use crate::correlate::REQUEST_ID;
+use crate::correlate::audit::Audit;
 use crate::correlate::in_flight::InFlight;
 use crate::correlate::in_flight::Inbound;
 use crate::correlate::token::Carried;
@@ -25,6 +29,8 @@ const MAX_SEARCH: usize = 1_024;
 /// An outbound request whose cause is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
+    /// What it asks for; of a connection that is not understood, CONNECT.
+    pub verb: &'a Verb,
     /// Where it goes.
     pub uri: &'a Uri,
     /// Its headers, the shim's taken off.
@@ -39,6 +45,8 @@ pub struct Call<'a> {
     pub served: Option<u16>,
     /// What the kernel says.
     pub witnesses: &'a [Witness],
+    /// When it came.
+    pub now: Instant,
 }
 
 /// What the kernel says of the one that sent a call.
@@ -55,10 +63,8 @@ pub struct Witness {
 /// What the layers above the last said.
 #[derive(Default)]
 struct Evidence {
-    /// The request that was pointed at first, and by what.
-    pointed: Option<(Arc<Inbound>, Method, Confidence)>,
-    /// Other requests that were pointed at.
-    others: Vec<Arc<Inbound>>,
+    /// The requests that were pointed at, surest layer first, and by what.
+    pointed: SmallVec<[(Arc<Inbound>, Method, Confidence); 2]>,
     /// Requests that could not be told apart.
     doubtful: Vec<Arc<Inbound>>,
 }
@@ -71,6 +77,9 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
     if config.forwarded
         && let Some(context) = call.extracted
     {
+        if in_flight.audit.wants_next() {
+            audit(config, in_flight, call, context);
+        }
         return asserted(context.clone(), Method::Forwarded, Confidence::Exact);
     }
     let mut evidence = Evidence::default();
@@ -98,11 +107,12 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
             by_values(in_flight, call, &mut evidence);
         }
     }
+    evidence.heed(&in_flight.audit);
     if let Some(found) = evidence.verdict() {
         return found;
     }
     if total == 0 {
-        in_flight.learn_background(call.destination);
+        in_flight.call_without_request(call.destination, call.now);
     } else if config.exclusive
         && let Some(found) = by_exclusion(config, in_flight, call)
     {
@@ -112,6 +122,42 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
     // Somebody may have come since the count, or the one request in flight would have been found.
     let total = total.max(in_flight.len()).max(oldest.len());
     nothing(Method::None, oldest, total)
+}
+
+/// Holds the other layers against what the program says itself.
+fn audit(config: &Config, in_flight: &InFlight, call: &Call, context: &SpanContext) {
+    if in_flight.len() > MAX_SEARCH {
+        return;
+    }
+    let same = in_flight.matching(|inbound| {
+        let own = inbound.arrival.context.as_ref();
+        own.is_some_and(|own| own.trace_id == context.trace_id)
+    });
+    // A trace that comes in twice at once says too little.
+    let [truth] = same.as_slice() else {
+        return;
+    };
+    let mut evidence = Evidence::default();
+    if config.shims
+        && let Carried::Token(token) = call.carried
+        && let Some(inbound) = in_flight.holder(token)
+    {
+        evidence.point(inbound, Method::Shim, Confidence::High);
+    }
+    if config.preload {
+        by_thread(in_flight, call, &mut evidence);
+    }
+    for witness in call.witnesses {
+        by_kernel(in_flight, witness, &mut evidence);
+    }
+    if config.values {
+        by_values(in_flight, call, &mut evidence);
+    }
+    for (inbound, method, _) in &evidence.pointed {
+        let right = Arc::ptr_eq(inbound, truth);
+        let operation = inbound.arrival.operation;
+        in_flight.audit.tell(operation, *method, right);
+    }
 }
 
 /// The inbound requests whose `x-request-id` reappears.
@@ -157,9 +203,14 @@ fn by_values(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
 fn by_exclusion(config: &Config, in_flight: &InFlight, call: &Call) -> Option<Found> {
     let (inbound, overlapped) = in_flight.only()?;
     let context = inbound.arrival.context.clone()?;
+    let kind = in_flight
+        .shapes
+        .of(call.verb, call.destination, call.uri.path());
+    let believed =
+        !overlapped && in_flight.call_while_alone(&inbound, (kind, call.destination), call.now);
     // A shim that is at work would have named the request.
     let unnamed = config.shims && in_flight.shim_speaks();
-    let doubtful = overlapped || unnamed || in_flight.calls_in_background(call.destination);
+    let doubtful = !believed || unnamed || in_flight.calls_in_background(call.destination);
     let confidence = match doubtful {
         true => Confidence::Low,
         false => Confidence::High,
@@ -172,11 +223,19 @@ fn by_exclusion(config: &Config, in_flight: &InFlight, call: &Call) -> Option<Fo
 
 impl Evidence {
     fn point(&mut self, inbound: Arc<Inbound>, method: Method, confidence: Confidence) {
-        match &self.pointed {
-            None => self.pointed = Some((inbound, method, confidence)),
-            Some((first, ..)) if Arc::ptr_eq(first, &inbound) => {}
-            Some(_) => self.others.push(inbound),
-        }
+        self.pointed.push((inbound, method, confidence));
+    }
+
+    /// What a layer says that was wrong too often is a candidate at best.
+    fn heed(&mut self, audit: &Audit) {
+        let doubtful = &mut self.doubtful;
+        self.pointed.retain(|(inbound, method, _)| {
+            let believed = audit.believes(inbound.arrival.operation, *method);
+            if !believed {
+                doubtful.push(inbound.clone());
+            }
+            believed
+        });
     }
 
     /// One request is meant, several cannot be told apart.
@@ -192,12 +251,16 @@ impl Evidence {
 
     /// What follows; `None` when no layer knew anything.
     fn verdict(self) -> Option<Found> {
-        let Some((inbound, method, confidence)) = self.pointed else {
+        let mut pointed = self.pointed.into_iter();
+        let Some((inbound, method, confidence)) = pointed.next() else {
             let n_doubtful = self.doubtful.len();
             return (n_doubtful > 0).then(|| nothing(Method::None, self.doubtful, n_doubtful));
         };
-        if !self.others.is_empty() {
-            let mut all = self.others;
+        let others = pointed.map(|(other, ..)| other);
+        let mut all: Vec<Arc<Inbound>> = others
+            .filter(|other| !Arc::ptr_eq(other, &inbound))
+            .collect();
+        if !all.is_empty() {
             all.insert(0, inbound);
             let total = all.len();
             return Some(nothing(Method::Contradicted, all, total));

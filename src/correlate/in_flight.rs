@@ -11,14 +11,24 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 
+use crate::correlate::audit::Audit;
+use crate::correlate::audit::Figures;
+use crate::correlate::shape::Shape;
+use crate::correlate::shape::Shapes;
 use crate::correlate::token::Token;
 use crate::correlate::values::Fingerprints;
 use crate::correlate::values::Values;
+use crate::correlate::windows;
+use crate::correlate::windows::Learned;
+use crate::correlate::windows::Made;
+use crate::correlate::windows::Start;
+use crate::correlate::windows::Windows;
 use crate::model::SpanContext;
 use crate::net::kernel::Moment;
 
@@ -37,6 +47,8 @@ pub struct Arrival {
     pub request_id: Option<HeaderValue>,
     /// The values in its head that may recur.
     pub values: Values,
+    /// Its kind.
+    pub operation: Shape,
 }
 
 /// An inbound request in flight.
@@ -54,6 +66,13 @@ pub struct Inbound {
     sequence: u64,
     /// Another request was in flight when this one arrived.
     arrived_in_company: bool,
+    /// When it arrived, and what had been before.
+    began: Instant,
+    start: Start,
+    /// The calls that came while it was alone.
+    made: Mutex<Made>,
+    /// Its response has begun.
+    answered: AtomicBool,
 }
 
 /// All inbound requests in flight, of all workers.
@@ -71,6 +90,12 @@ pub struct InFlight {
     shim_speaks: AtomicBool,
     /// How values become comparable without being kept.
     pub fingerprints: Fingerprints,
+    /// How requests are sorted into kinds.
+    pub shapes: Shapes,
+    /// What requests that were alone have shown.
+    windows: Windows,
+    /// How often evidence was right.
+    pub(super) audit: Audit,
 }
 
 /// One worker's requests. Places are used again, so that entering and leaving cost the same however many are in
@@ -88,6 +113,7 @@ pub struct InboundGuard {
     shard: usize,
     place: usize,
     inbound: Arc<Inbound>,
+    ended: Option<Instant>,
 }
 
 impl InFlight {
@@ -101,16 +127,23 @@ impl InFlight {
             background: RwLock::default(),
             shim_speaks: AtomicBool::new(false),
             fingerprints: Fingerprints::default(),
+            shapes: Shapes::default(),
+            windows: Windows::default(),
+            audit: Audit::default(),
         })
     }
 
     /// Puts a request into the worker's shard until the guard is dropped.
-    pub fn enter(self: &Arc<Self>, worker: usize, arrival: Arrival) -> InboundGuard {
+    pub fn enter(self: &Arc<Self>, worker: usize, arrival: Arrival, now: Instant) -> InboundGuard {
         let sequence = self.sequence.fetch_add(1, Ordering::AcqRel);
         let company = self.total.fetch_add(1, Ordering::AcqRel) > 0;
-        if company {
-            self.crowded.fetch_max(sequence, Ordering::AcqRel);
-        }
+        let start = match company {
+            true => {
+                self.crowded.fetch_max(sequence, Ordering::AcqRel);
+                Start::Crowded
+            }
+            false => self.windows.begin(arrival.operation, now),
+        };
         let inbound = Arc::new(Inbound {
             arrival,
             nonce: fastrand::u64(..),
@@ -118,6 +151,10 @@ impl InFlight {
             since: AtomicU32::new(0),
             sequence,
             arrived_in_company: company,
+            began: now,
+            start,
+            made: Mutex::default(),
+            answered: AtomicBool::new(false),
         });
         let shard = worker % self.shards.len();
         let place = self.shards[shard].lock().put(inbound.clone());
@@ -126,6 +163,7 @@ impl InFlight {
             shard,
             place,
             inbound,
+            ended: None,
         }
     }
 
@@ -150,9 +188,36 @@ impl InFlight {
         if !found.is_empty() || self.len() != 1 {
             return None;
         }
-        let overlapped =
-            one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence;
+        let overlapped = self.has_overlapped(&one);
         Some((one, overlapped))
+    }
+
+    fn has_overlapped(&self, one: &Inbound) -> bool {
+        one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence
+    }
+
+    /// Counts a call that came while this request alone was in flight, from its beginning to now. True when the call is
+    /// the request's, as far as can be told.
+    ///
+    /// Once its response has begun, the program may have ended with it: then the call counts as one without a request.
+    pub(super) fn call_while_alone(
+        &self,
+        one: &Inbound,
+        (call, destination): (Shape, &str),
+        now: Instant,
+    ) -> bool {
+        if one.answered.load(Ordering::Acquire) {
+            self.call_without_request(destination, now);
+            return false;
+        }
+        let before = windows::count(&mut one.made.lock(), call);
+        self.windows.believes(one.window(), (call, before), now)
+    }
+
+    /// Remembers a call that came with nobody in flight.
+    pub(super) fn call_without_request(&self, destination: &str, now: Instant) {
+        self.windows.call_without_request(now);
+        self.learn_background(destination);
     }
 
     /// The request that this token was given to, if it is still in flight.
@@ -172,6 +237,17 @@ impl InFlight {
     /// True once a call has come with a token.
     pub fn shim_speaks(&self) -> bool {
         self.shim_speaks.load(Ordering::Relaxed)
+    }
+
+    /// How often evidence was right, by layer.
+    pub fn audit(&self) -> Vec<Figures> {
+        self.audit.figures()
+    }
+
+    /// What `exclusive` has learned.
+    pub fn learned(&self) -> Learned {
+        let background = self.background.read().len();
+        self.windows.learned(background)
     }
 
     /// Every request in flight that satisfies `test`, oldest first.
@@ -206,7 +282,7 @@ impl InFlight {
     }
 
     /// Remembers that the program calls this destination by itself.
-    pub fn learn_background(&self, destination: &str) {
+    fn learn_background(&self, destination: &str) {
         if self.calls_in_background(destination) {
             return;
         }
@@ -235,6 +311,15 @@ impl Inbound {
         self.port() == port && since().is_until(at)
     }
 
+    fn window(&self) -> (Shape, Start, Instant) {
+        (self.arrival.operation, self.start, self.began)
+    }
+
+    /// Its response has begun: what the program does now need not be for it.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
     /// The port from which it was passed on; 0 while it was not.
     pub(super) fn port(&self) -> u16 {
         self.port.load(Ordering::Acquire)
@@ -245,6 +330,11 @@ impl InboundGuard {
     /// The request.
     pub fn inbound(&self) -> &Arc<Inbound> {
         &self.inbound
+    }
+
+    /// Says when the request ended; otherwise that is when this is dropped.
+    pub fn ended_at(&mut self, time: Instant) {
+        self.ended = Some(time);
     }
 
     /// What a shim in the program passes on to the calls of this request; `None` for a place that has no token.
@@ -259,6 +349,13 @@ impl InboundGuard {
 
 impl Drop for InboundGuard {
     fn drop(&mut self) {
+        let now = self.ended.unwrap_or_else(Instant::now);
+        let (windows, one) = (&self.table.windows, &self.inbound);
+        if !self.table.has_overlapped(one) {
+            windows.learn(one.window(), &one.made.lock(), now);
+        }
+        // Before the count falls: whoever sees it fallen sees what was learned.
+        windows.end(one.arrival.operation, now);
         self.table.shards[self.shard].lock().take(self.place);
         self.table.total.fetch_sub(1, Ordering::AcqRel);
     }
@@ -299,7 +396,7 @@ mod tests {
     fn guards_leave_the_table_as_they_found_it() {
         let table = InFlight::new(3);
         let guards: Vec<_> = (0..9)
-            .map(|worker| table.enter(worker, Arrival::default()))
+            .map(|worker| table.enter(worker, Arrival::default(), Instant::now()))
             .collect();
         assert_eq!(table.len(), 9);
         assert_eq!(table.oldest(3).len(), 3);
@@ -313,12 +410,12 @@ mod tests {
     #[test]
     fn a_token_leads_to_its_request_until_that_ends() {
         let table = InFlight::new(2);
-        let first = table.enter(1, Arrival::default());
+        let first = table.enter(1, Arrival::default(), Instant::now());
         let token = first.token().unwrap();
         assert!(Arc::ptr_eq(&table.holder(token).unwrap(), first.inbound()));
         drop(first);
         assert!(table.holder(token).is_none());
-        let second = table.enter(1, Arrival::default());
+        let second = table.enter(1, Arrival::default(), Instant::now());
         assert!(table.holder(token).is_none(), "the place is another's now");
         assert!(table.holder(second.token().unwrap()).is_some());
         for (shard, place) in [(1, u32::MAX), (u16::MAX, 0)] {

@@ -4,10 +4,13 @@
 //! A finished request is never a parent. A wrong parent is worse than none: contradiction and doubt give candidates,
 //! not a parent. Knows contexts and header values, not sockets.
 
+mod audit;
 mod find;
 mod in_flight;
+mod shape;
 mod token;
 mod values;
+mod windows;
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -17,6 +20,7 @@ use serde::Serialize;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 
+pub use audit::Figures;
 pub use find::Call;
 pub use find::Witness;
 pub use find::find;
@@ -24,10 +28,12 @@ pub use in_flight::Arrival;
 pub use in_flight::InFlight;
 pub use in_flight::Inbound;
 pub use in_flight::InboundGuard;
+pub use shape::Shape;
 pub use token::Carried;
 pub use token::TOKEN;
 pub use token::Token;
 pub use values::Values;
+pub use windows::Learned;
 
 /// The header that many programs already pass on by themselves.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

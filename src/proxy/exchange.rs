@@ -143,6 +143,9 @@ impl Exchange {
     pub(super) fn responded(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         self.times.first_byte = Some(now);
         self.labels.status = Some(status);
+        if let Some(guard) = &self.guard {
+            guard.inbound().answered();
+        }
         let failed =
             status.is_server_error() || (self.kind == Kind::Client && status.is_client_error());
         if failed {
@@ -326,6 +329,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let end = Instant::now();
+        if let Some(guard) = &mut self.guard {
+            guard.ended_at(end);
+        }
         self.conn.phase.idle();
         if self.outcome == Outcome::Open && self.conn.phase.why_cut() == Some(Cut::Stalled) {
             self.stalled();

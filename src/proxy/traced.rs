@@ -21,6 +21,7 @@ use crate::correlate::Carried;
 use crate::correlate::Confidence;
 use crate::correlate::Found;
 use crate::correlate::InboundGuard;
+use crate::correlate::Shape;
 use crate::correlate::Token;
 use crate::correlate::Values;
 use crate::correlate::Witness;
@@ -72,7 +73,7 @@ pub(super) fn begin(
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            let guard = enter(conn, &mut request, None);
+            let guard = enter(conn, &mut request, None, Shape::NONE, start);
             exchange.guard = Some(guard);
         }
         return (request, exchange);
@@ -94,15 +95,26 @@ pub(super) fn begin(
             }
             tracer.start_server(&extraction, policy, name, start)
         }
-        _ => tracer.start_client(&cause_of(conn, &request, &extraction, carried), name, start),
+        _ => tracer.start_client(
+            &cause_of(conn, &request, &extraction, carried, start),
+            name,
+            start,
+        ),
     };
     if span.is_recording() {
         describe(conn, &mut span, &operation, &request);
     } else {
         span.hold(operation, &request);
     }
-    let guard =
-        (kind == Kind::Server).then(|| enter(conn, &mut request, Some(span.context.clone())));
+    let guard = (kind == Kind::Server).then(|| {
+        let path = match &operation.route {
+            Some(route) => &*route.template,
+            None => request.uri().path(),
+        };
+        let shapes = &conn.worker.shared.in_flight.shapes;
+        let shape = shapes.of(request.method(), "", path);
+        enter(conn, &mut request, Some(span.context.clone()), shape, start)
+    });
     inject(tracer, &span, &mut request);
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
@@ -235,6 +247,8 @@ fn enter(
     conn: &Conn,
     request: &mut Request<Incoming>,
     context: Option<SpanContext>,
+    operation: Shape,
+    start: Instant,
 ) -> InboundGuard {
     let (in_flight, layers) = (&conn.worker.shared.in_flight, &conn.snapshot.correlate);
     let values = match context.is_some() && layers.values {
@@ -247,8 +261,9 @@ fn enter(
         context,
         request_id: request.headers().get(correlate::REQUEST_ID).cloned(),
         values,
+        operation,
     };
-    let guard = in_flight.enter(conn.worker.index, arrival);
+    let guard = in_flight.enter(conn.worker.index, arrival, start);
     if layers.shims {
         headers::remove(request.headers_mut(), &correlate::TOKEN);
         if let Some(token) = guard.token().and_then(Token::header) {
@@ -310,6 +325,7 @@ fn cause_of(
     request: &Request<Incoming>,
     extraction: &Extraction,
     carried: Carried,
+    now: Instant,
 ) -> Cause {
     let destination = match &conn.listener.role {
         Role::Route { to, .. } => to.host.as_str(),
@@ -317,6 +333,7 @@ fn cause_of(
     };
     let extracted = &extraction.extracted;
     let call = Call {
+        verb: request.method(),
         uri: request.uri(),
         headers: request.headers(),
         extracted: extracted.parent.as_ref(),
@@ -324,6 +341,7 @@ fn cause_of(
         carried,
         served: served_by_sender(conn),
         witnesses: &witnesses(conn),
+        now,
     };
     let mut cause = cause(conn, &call);
     cause.decision = extracted.decision;
@@ -334,6 +352,7 @@ fn cause_of(
 /// The cause of a connection that is not understood.
 pub(super) fn cause_of_connection(conn: &Conn, destination: &str) -> Cause {
     let call = Call {
+        verb: &Method::CONNECT,
         uri: &Uri::default(),
         headers: &HeaderMap::new(),
         extracted: None,
@@ -341,6 +360,7 @@ pub(super) fn cause_of_connection(conn: &Conn, destination: &str) -> Cause {
         carried: Carried::Nothing,
         served: served_by_sender(conn),
         witnesses: &witnesses(conn),
+        now: Instant::now(),
     };
     cause(conn, &call)
 }

@@ -38,9 +38,7 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
         Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
         Err(reason) => panic!("{}: {reason}", app.name),
     };
-    // `background` and `late` are measured by the benchmark alone: while one request is in flight, `exclusive` takes a
-    // call of the program's own for that request's now and then (docs/linking.md).
-    for name in ["one", "par2", "sleep", "executor"] {
+    for name in ["one", "par2", "sleep", "executor", "background", "late"] {
         let plan = Plan {
             pattern: Pattern::named(name).unwrap(),
             concurrency: 8,

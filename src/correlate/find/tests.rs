@@ -1,6 +1,8 @@
 //! What each layer asserts, alone and against the others.
 
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use http::HeaderValue;
 
@@ -40,8 +42,9 @@ fn enter(in_flight: &Arc<InFlight>, id: u64, path: &str, request_id: &'static st
         values: in_flight
             .fingerprints
             .inbound(&path.parse().unwrap(), &headers),
+        operation: in_flight.shapes.of(&Verb::GET, "", path),
     };
-    in_flight.enter(0, arrival)
+    in_flight.enter(0, arrival, Instant::now())
 }
 
 fn request_id_header(value: &'static str) -> HeaderMap {
@@ -86,6 +89,7 @@ fn outcome(config: &Config, in_flight: &InFlight, given: &Given) -> Outcome {
 fn found(config: &Config, in_flight: &InFlight, given: &Given) -> Found {
     let headers = request_id_header(given.request_id);
     let call = Call {
+        verb: &Verb::GET,
         uri: &given.path.parse().unwrap(),
         headers: &headers,
         extracted: given.extracted.as_ref(),
@@ -93,6 +97,7 @@ fn found(config: &Config, in_flight: &InFlight, given: &Given) -> Found {
         carried: given.carried,
         served: given.served,
         witnesses: &given.witnesses,
+        now: Instant::now(),
     };
     find(config, in_flight, &call)
 }
@@ -226,7 +231,7 @@ fn a_token_names_its_request_and_never_another() {
         "the shim would have named the only request"
     );
     drop(b);
-    let probe = in_flight.enter(0, Arrival::default());
+    let probe = in_flight.enter(0, Arrival::default(), Instant::now());
     given.carried = carried(&probe);
     assert_eq!(
         call(&given),
@@ -327,6 +332,35 @@ fn the_kernel_points_at_the_request_that_was_on_the_connection_then() {
 }
 
 #[test]
+fn a_layer_that_contradicts_forwarded_headers_is_not_believed_for_that_operation() {
+    let in_flight = InFlight::new(1);
+    let a = enter(&in_flight, 1, "/", "");
+    let _b = enter(&in_flight, 2, "/", "");
+    let one = carried(&a);
+    let from_a = Given {
+        carried: one,
+        ..Given::default()
+    };
+    assert_eq!(
+        outcome(&shims(), &in_flight, &from_a),
+        (Some(1), "shim", "high", 1)
+    );
+    let forwarded = Given {
+        extracted: Some(context(2)),
+        carried: one,
+        ..Given::default()
+    };
+    let exact = (Some(2), "forwarded", "exact", 1);
+    assert_eq!(outcome(&shims(), &in_flight, &forwarded), exact);
+    let shim = in_flight.audit()[0];
+    assert_eq!((shim.right, shim.wrong, shim.demoted_operations), (0, 1, 1));
+    assert_eq!(
+        outcome(&shims(), &in_flight, &from_a),
+        (None, "none", "none", 1)
+    );
+}
+
+#[test]
 fn layers_that_disagree_assert_nothing() {
     let in_flight = InFlight::new(1);
     let a = enter(&in_flight, 1, &format!("/{ID}"), "a");
@@ -363,7 +397,13 @@ fn exclusive_needs_exactly_one_and_doubts_overlap_and_background_work() {
     };
     let strict = Config::default();
     assert_eq!(call(&strict, "cron"), (None, "none", "none", 0));
-    let a = enter(&in_flight, 1, "/", "");
+    // That is long ago when a request comes.
+    let arrival = Arrival {
+        context: Some(context(1)),
+        operation: in_flight.shapes.of(&Verb::GET, "", "/"),
+        ..Arrival::default()
+    };
+    let a = in_flight.enter(0, arrival, Instant::now() + Duration::from_secs(1));
     assert_eq!(call(&strict, "db"), (Some(1), "exclusive", "high", 1));
     let doubtful = (Some(1), "exclusive", "low", 1);
     assert_eq!(call(&eager, "cron"), doubtful, "called without a request");
@@ -415,7 +455,7 @@ fn candidates_that_disagree_about_sampling_leave_it_to_the_sampler() {
         context: Some(rejected),
         ..Arrival::default()
     };
-    let _b = in_flight.enter(0, arrival);
+    let _b = in_flight.enter(0, arrival, Instant::now());
     let found = found(&Config::default(), &in_flight, &Given::default());
     assert_eq!(found.agreed, None);
 }

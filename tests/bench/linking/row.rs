@@ -18,6 +18,8 @@ use super::truth::Truth;
 
 /// Longest wait for spans that are still on their way.
 const SPANS_WITHIN: Duration = Duration::from_secs(20);
+/// Rest before a row: a program that never rests shows nothing of what its operations do.
+const REST: Duration = Duration::from_millis(400);
 
 /// What is measured together.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,8 @@ pub(crate) async fn run(
     if jobs {
         load::get(&client, running.app, "/jobs/on").await;
     }
+    // Jobs run in it: as in life, they are older than the requests.
+    tokio::time::sleep(REST).await;
     collector.take();
     let before = running.processor_time();
     let seen = load::drive(running.inbound, truth.targets.clone(), plan.concurrency).await;

@@ -68,6 +68,7 @@ const READS: &[(&str, &str, &str)] = &[
     ("/version", "application/json", "\"version\""),
     ("/connections", "application/json", "127.0.0.1:1"),
     ("/sampling", "application/json", "const"),
+    ("/linking", "application/json", "null"),
     ("/traces", "application/json", "resourceSpans"),
     ("/view/summaries", "application/json", "\"held\""),
     ("/view/graph", "application/json", "\"nodes\""),
