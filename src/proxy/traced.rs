@@ -101,20 +101,21 @@ pub(super) fn begin(
             start,
         ),
     };
-    if span.is_recording() {
-        describe(conn, &mut span, &operation, &request);
-    } else {
-        span.hold(operation, &request);
-    }
-    let guard = (kind == Kind::Server).then(|| {
+    let shape = (kind == Kind::Server).then(|| {
         let path = match &operation.route {
             Some(route) => &*route.template,
             None => request.uri().path(),
         };
         let shapes = &conn.worker.shared.in_flight.shapes;
-        let shape = shapes.of(request.method(), "", path);
-        enter(conn, &mut request, Some(span.context.clone()), shape, start)
+        shapes.of(request.method(), "", path)
     });
+    if span.is_recording() {
+        describe(conn, &mut span, &operation, &request);
+    } else {
+        span.hold(operation, &request);
+    }
+    let guard =
+        shape.map(|shape| enter(conn, &mut request, Some(span.context.clone()), shape, start));
     inject(tracer, &span, &mut request);
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
