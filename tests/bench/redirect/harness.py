@@ -108,6 +108,8 @@ class Proxy:
             "outbound": {"listen": "127.0.0.1:0", "redirect": {"mode": mode}},
             "admin": {"listen": ADMIN},
             "sampling": {"constant": {"decision": True}},
+            # Spans are counted and gone: a store of recent ones would fill up meanwhile.
+            "view": {"enabled": False},
             "shutdown": {"drain_timeout": "100ms"},
             **settings,
         }
