@@ -71,7 +71,7 @@ impl Frames {
     ///
     /// # Errors
     /// [`FrameError`]: the rest of the stream cannot be understood.
-    pub fn next(&mut self) -> Result<Option<Message>, FrameError> {
+    pub fn pop(&mut self) -> Result<Option<Message>, FrameError> {
         let Some(([flag, length @ ..], _)) = self.buffer.split_first_chunk::<HEAD>() else {
             return Ok(None);
         };
@@ -162,7 +162,7 @@ mod tests {
             let mut messages = Vec::new();
             for bytes in stream.chunks(size) {
                 frames.push(bytes);
-                while let Some(message) = frames.next().unwrap() {
+                while let Some(message) = frames.pop().unwrap() {
                     messages.push(message.bytes);
                 }
             }
@@ -180,7 +180,7 @@ mod tests {
         ] {
             let mut frames = Frames::new(10);
             frames.push(bytes);
-            assert_eq!(frames.next(), Err(error));
+            assert_eq!(frames.pop(), Err(error));
         }
     }
 

@@ -30,9 +30,8 @@ pub(super) async fn answer(path: &str, query: &str, shared: &Shared) -> Reply {
 
 /// The strategy of the one service that the query names.
 pub(super) async fn strategy(query: &str, spelling: Spelling, shared: &Shared) -> Reply {
-    let service = match service(query) {
-        Ok(service) => service,
-        Err(refusal) => return refusal,
+    let Some(service) = service(query) else {
+        return without_service();
     };
     let strategies = shared.strategies.load_full();
     match strategies.of(&service).await {
@@ -44,21 +43,26 @@ pub(super) async fn strategy(query: &str, spelling: Spelling, shared: &Shared) -
     }
 }
 
-fn service(query: &str) -> Result<String, Reply> {
+/// The one service that is named.
+fn service(query: &str) -> Option<String> {
     let mut services = values(query, "service");
     match (services.next(), services.next()) {
-        (Some(service), None) if service.len() <= MAX_NAME => Ok(service),
-        _ => Err(reply::text(
-            StatusCode::BAD_REQUEST,
-            "'service' parameter must be provided once",
-        )),
+        (Some(service), None) if service.len() <= MAX_NAME => Some(service),
+        _ => None,
     }
+}
+
+fn without_service() -> Reply {
+    reply::text(
+        StatusCode::BAD_REQUEST,
+        "'service' parameter must be provided once",
+    )
 }
 
 /// Without restrictions the answer is the agent's: an empty list would forbid all baggage.
 fn baggage(query: &str, shared: &Shared) -> Reply {
-    if let Err(refusal) = service(query) {
-        return refusal;
+    if service(query).is_none() {
+        return without_service();
     }
     if shared.jaeger.baggage.is_empty() {
         return reply::text(
@@ -76,8 +80,8 @@ fn baggage(query: &str, shared: &Shared) -> Reply {
 }
 
 fn credits(query: &str, shared: &Shared) -> Reply {
-    if let Err(refusal) = service(query) {
-        return refusal;
+    if service(query).is_none() {
+        return without_service();
     }
     let client = values(query, "uuid").next().unwrap_or_default();
     if client.is_empty() || client.len() > MAX_NAME {
@@ -130,7 +134,7 @@ mod tests {
             ("services=a", "another name"),
             ("service=a&service=b", "twice"),
         ] {
-            assert!(service(query).is_err(), "{why}");
+            assert!(service(query).is_none(), "{why}");
         }
     }
 }

@@ -150,7 +150,7 @@ async fn read(
         pending += data.len();
         held.grow(pending)?;
         frames.push(&data);
-        while let Some(message) = frames.next().map_err(Refusal::from)? {
+        while let Some(message) = frames.pop().map_err(Refusal::from)? {
             if message.compressed && !gzip {
                 return Err(Refusal::ContentEncoding.into());
             }

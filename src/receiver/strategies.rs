@@ -33,7 +33,7 @@ pub struct Strategies {
 enum Origin {
     Own(Answer),
     Backend {
-        source: Source,
+        source: Box<Source>,
         known: Mutex<HashMap<Text, Arc<Mutex<Known>>>>,
     },
 }
@@ -61,7 +61,7 @@ impl Strategies {
                 Origin::Own(Answer::rate_limiting(limit.traces_per_second.value()))
             }
             sampling::Config::Remote(remote) => Origin::Backend {
-                source: Source::new(remote, &crate::net::client::Client::plain()),
+                source: Box::new(Source::new(remote, &crate::net::client::Client::plain())),
                 known: Mutex::default(),
             },
         };

@@ -100,7 +100,7 @@ impl Source {
         let mut frames = grpc::Frames::new(MAX_ANSWER);
         frames.push(answer.response.body());
         let message = frames
-            .next()
+            .pop()
             .ok()
             .flatten()
             .unwrap_or_else(|| grpc::Message {

@@ -229,7 +229,7 @@ fn grpc_frames(data: &[u8]) -> bool {
     let mut n_messages = 0;
     for bytes in data.chunks(7) {
         frames.push(bytes);
-        while let Ok(Some(message)) = frames.next() {
+        while let Ok(Some(message)) = frames.pop() {
             assert!(message.bytes.len() <= 1_000);
             n_messages += 1;
         }

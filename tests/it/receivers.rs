@@ -118,7 +118,7 @@ async fn call(to: SocketAddr, method: &str, frames: Bytes) -> (u16, Vec<u8>) {
     let (code, _) = grpc::status(answer.response.headers(), &answer.trailers);
     let mut frames = grpc::Frames::new(1 << 20);
     frames.push(answer.response.body());
-    let message = frames.next().unwrap().map(|message| message.bytes.to_vec());
+    let message = frames.pop().unwrap().map(|message| message.bytes.to_vec());
     (u16::try_from(code).unwrap(), message.unwrap_or_default())
 }
 
