@@ -5,6 +5,7 @@
 //! collector. A server span answers 200; the client span below it 503, which is an error.
 
 use std::time::Duration;
+use std::time::Instant;
 use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use crate::support::collector::Collector;
 use crate::support::collector::Reply;
 use crate::support::collector::Speaks;
+use crate::support::http;
 use crate::support::jaeger::Jaeger;
 use crate::support::jaeger::Sampling;
 use crate::support::proxy::Pillion;
@@ -28,6 +30,7 @@ use crate::support::seen::in_zipkin;
 use crate::support::server::Jaeger1;
 use crate::support::server::OtelCol;
 use crate::support::server::Zipkin;
+use crate::support::upstream::Upstream;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CALLER: &str = "00f067aa0ba902b7";
@@ -330,7 +333,7 @@ async fn zipkin_shows_the_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jaeger_1_shows_the_request_over_every_wire() {
-    let Some(jaeger) = Jaeger1::start().await else {
+    let Some(jaeger) = Jaeger1::start(&json!({})).await else {
         return;
     };
     let wires = [
@@ -370,5 +373,42 @@ async fn jaeger_2_shows_the_request_over_every_wire() {
         let expected = exchange(&wire).await;
         let trace = jaeger.wait_for_trace(&expected[0].trace_id, 2, LIMIT).await;
         assert_same(&expected, &in_jaeger(&trace), MICROS, &wire.to_string());
+    }
+}
+
+/// Nothing is recorded until the agent's port, or the collector's, has said that everything is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jaeger_1_is_asked_for_strategies() {
+    let everything = json!({ "default_strategy": { "type": "probabilistic", "param": 1 } });
+    let Some(jaeger) = Jaeger1::start(&everything).await else {
+        return;
+    };
+    let app = Upstream::start().await;
+    for endpoint in [
+        format!("{}/sampling", url(jaeger.sampling_http)),
+        format!("grpc://{}", at(jaeger.jaeger_grpc)),
+    ] {
+        let pillion = Pillion::inbound_to(
+            ([127, 0, 0, 1], app.port).into(),
+            json!({
+                "service": "shop",
+                "sampling": { "remote": { "endpoint": endpoint, "initial_rate": 0 } },
+            }),
+        );
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            http::get(pillion.inbound().port(), "/").await.unwrap();
+            let head = app.heads().pop().unwrap();
+            let context = head.lines().find(|line| line.starts_with("traceparent: "));
+            // Sampled, whether or not the id is random.
+            if context.is_some_and(|context| context.ends_with(['1', '3'])) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{endpoint}: still unsampled: {head}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }

@@ -385,9 +385,25 @@ fn every_system_on_the_interop_page_has_a_version_and_tests_and_known_names() {
     let kinds = reporter::KINDS.iter().map(|(name, _)| *name);
     let kinds: BTreeSet<&str> = kinds.collect();
     let formats: BTreeSet<&str> = FORMATS.iter().map(|format| format.name()).collect();
+    let settings = read("docs/configuration.md");
+    let keys = settings
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `receivers."));
+    let keys = keys.filter_map(|rest| rest.split('.').next());
+    let keys: BTreeSet<String> = keys.map(|name| format!("receivers.{name}")).collect();
     let mut shown = BTreeSet::new();
     for row in &rows[1..] {
-        let [system, version, extract, inject, report, _, sample, tests] = row[..] else {
+        let [
+            system,
+            version,
+            extract,
+            inject,
+            report,
+            receive,
+            sample,
+            tests,
+        ] = row[..]
+        else {
             panic!("not eight cells: {row:?}");
         };
         assert!(!version.is_empty(), "{system} has no version");
@@ -398,11 +414,9 @@ fn every_system_on_the_interop_page_has_a_version_and_tests_and_known_names() {
                 shown.insert(name);
             }
         }
-        for name in words_in_backticks(sample) {
-            assert!(
-                sampling::KINDS.iter().any(|kind| kind.name == name),
-                "{system}: {name}"
-            );
+        for name in words_in_backticks(sample).union(&words_in_backticks(receive)) {
+            let is_sampler = sampling::KINDS.iter().any(|kind| kind.name == *name);
+            assert!(is_sampler || keys.contains(*name), "{system}: {name}");
         }
     }
     // These two lead to no system of their own.
@@ -501,7 +515,7 @@ fn commands_and_flags_on_the_pages_exist() {
             let command = command.split('#').next().unwrap();
             let words: Vec<&str> = command
                 .split_whitespace()
-                .take_while(|word| *word != "--")
+                .take_while(|word| !["--", "|"].contains(word))
                 .collect();
             let (name, flags) = words.split_first().unwrap();
             let inner = flags.first().filter(|_| *name == "redirect");

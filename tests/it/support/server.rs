@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -26,6 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A running process with a directory of its own. Dropping it ends it.
 pub(crate) struct Server {
     child: Child,
+    started: Instant,
     dir: TempDir,
 }
 
@@ -39,22 +42,40 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, dir }
+        Self {
+            child,
+            started: Instant::now(),
+            dir,
+        }
     }
 
     /// Waits until `GET path` on this port answers with 200, or any status where the path is a probe of life only.
-    async fn wait_for(&mut self, port: u16, path: &str, any: bool) {
-        let deadline = Instant::now() + START_LIMIT;
+    /// Fails with the log when the process ends.
+    async fn wait_for(&mut self, port: u16, path: &str, any: bool) -> Result<(), String> {
         loop {
             match http::get(port, path).await {
-                Ok(answer) if any || answer.status == 200 => return,
-                _ => {}
+                Ok(answer) if any || answer.status == 200 => return Ok(()),
+                _ => self.still_starting().await?,
             }
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended at once: {ended:?}\n{}", self.log());
-            assert!(Instant::now() < deadline, "not ready\n{}", self.log());
-            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Waits until this stands in the log.
+    async fn wait_for_line(&mut self, text: &str) -> Result<(), String> {
+        while !self.log().contains(text) {
+            self.still_starting().await?;
+        }
+        Ok(())
+    }
+
+    async fn still_starting(&mut self) -> Result<(), String> {
+        if self.child.try_wait().unwrap().is_some() {
+            return Err(self.log());
+        }
+        let waited = self.started.elapsed();
+        assert!(waited < START_LIMIT, "not ready\n{}", self.log());
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
     }
 
     fn log(&self) -> String {
@@ -69,13 +90,31 @@ impl Drop for Server {
     }
 }
 
-/// Below the range that the system gives out by itself, free at this moment for TCP and UDP.
+/// Another program may take a port between our look and the server's bind: then it is started on others.
+async fn attempts<T>(start: impl AsyncFn() -> Result<T, String>) -> T {
+    const ATTEMPTS: usize = 5;
+    for attempt in 1.. {
+        match start().await {
+            Ok(server) => return server,
+            Err(log) => {
+                let taken = log.to_lowercase().contains("address already in use");
+                assert!(taken && attempt < ATTEMPTS, "ended at once\n{log}");
+            }
+        }
+    }
+    unreachable!("the last attempt returns or fails")
+}
+
+/// Below the range that the system gives out by itself, free at this moment for TCP and UDP, each once in this process.
 fn free_port() -> u16 {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     loop {
         let port = fastrand::u16(20_000..32_000);
+        let mut given = GIVEN.lock().unwrap();
         let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok()
             && UdpSocket::bind(("127.0.0.1", port)).is_ok();
-        if is_free {
+        if is_free && !given.contains(&port) {
+            given.push(port);
             return port;
         }
     }
@@ -112,6 +151,10 @@ pub(crate) struct OtelCol {
 impl OtelCol {
     pub(crate) async fn start() -> Option<Self> {
         let binary = installed("bin/otelcol", "otelcol")?;
+        Some(attempts(async || Self::attempt(&binary).await).await)
+    }
+
+    async fn attempt(binary: &Path) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = std::iter::repeat_with(free_port);
         let mut next = || ports.next().unwrap_or_default();
@@ -153,17 +196,8 @@ impl OtelCol {
             .arg("--feature-gates=receiver.datadogreceiver.Enable128BitTraceID");
         let mut server = Server::start(command, dir);
         // Receivers start one after the other, and this line is the last one's.
-        let deadline = Instant::now() + START_LIMIT;
-        while !server.log().contains("Everything is ready") {
-            let ended = server.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "{}",
-                server.log()
-            );
-            tokio::time::sleep(PAUSE).await;
-        }
-        Some(Self {
+        server.wait_for_line("Everything is ready").await?;
+        Ok(Self {
             server,
             otlp_grpc,
             otlp_http,
@@ -209,6 +243,10 @@ pub(crate) struct Zipkin {
 impl Zipkin {
     pub(crate) async fn start() -> Option<Self> {
         let jar = installed("lib/zipkin.jar", "zipkin")?;
+        Some(attempts(async || Self::attempt(&jar).await).await)
+    }
+
+    async fn attempt(jar: &Path) -> Result<Self, String> {
         let port = free_port();
         let mut command = Command::new("java");
         command
@@ -216,8 +254,8 @@ impl Zipkin {
             .arg(jar)
             .env("QUERY_PORT", port.to_string());
         let mut server = Server::start(command, tempfile::tempdir().unwrap());
-        server.wait_for(port, "/health", false).await;
-        Some(Self {
+        server.wait_for(port, "/health", false).await?;
+        Ok(Self {
             _server: server,
             port,
         })
@@ -242,6 +280,7 @@ impl Zipkin {
 pub(crate) struct Jaeger1 {
     _server: Server,
     query: u16,
+    pub(crate) sampling_http: u16,
     pub(crate) otlp_grpc: u16,
     pub(crate) otlp_http: u16,
     pub(crate) jaeger_grpc: u16,
@@ -252,8 +291,15 @@ pub(crate) struct Jaeger1 {
 }
 
 impl Jaeger1 {
-    pub(crate) async fn start() -> Option<Self> {
+    /// With these strategies for who asks.
+    pub(crate) async fn start(strategies: &Value) -> Option<Self> {
         let binary = installed("bin/jaeger-all-in-one", "jaeger1")?;
+        Some(attempts(async || Self::attempt(&binary, strategies).await).await)
+    }
+
+    async fn attempt(binary: &Path, strategies: &Value) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("strategies.json"), strategies.to_string()).unwrap();
         let query = free_port();
         let mut command = Command::new(binary);
         let mut port = |option: &str| {
@@ -274,20 +320,21 @@ impl Jaeger1 {
             port("processor.jaeger-binary.server-host-port"),
         );
         let zipkin = port("collector.zipkin.host-port");
+        let sampling_http = port("http-server.host-port");
         for unused in [
             "processor.zipkin-compact.server-host-port",
-            "http-server.host-port",
             "query.grpc-server.host-port",
             "admin.http.host-port",
         ] {
             port(unused);
         }
         command.arg(format!("--query.http-server.host-port=127.0.0.1:{query}"));
+        command.arg("--sampling.strategies-file=strategies.json");
         command.env("OTEL_TRACES_SAMPLER", "always_off");
-        let mut server = Server::start(command, tempfile::tempdir().unwrap());
-        server.wait_for(query, "/api/services", false).await;
-        server.wait_for(thrift_http, "/", true).await;
-        Some(Self {
+        let mut server = Server::start(command, dir);
+        server.wait_for(query, "/api/services", false).await?;
+        server.wait_for(thrift_http, "/", true).await?;
+        Ok(Self {
             _server: server,
             query,
             otlp_grpc,
@@ -297,6 +344,7 @@ impl Jaeger1 {
             thrift_compact_udp,
             thrift_binary_udp,
             zipkin,
+            sampling_http,
         })
     }
 
