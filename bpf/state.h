@@ -16,6 +16,8 @@ const volatile __u32 network = 0;
 const volatile __u64 pid_namespace_dev = 0;
 const volatile __u64 pid_namespace = 0;
 const volatile __u32 sidecar_pid = 0;
+/* Event loops are followed too: `on_system_call` is attached. */
+const volatile __u32 follows_events = 0;
 
 /*
  * Evidence, by local port of an outgoing connection; src/net/kernel/slots.rs reads it. Each word, from the top: 16 bits
@@ -34,12 +36,26 @@ struct {
   __type(value, struct slot);
 } slots SEC(".maps");
 
+/* A connection as Pillion sees it. Addresses of IPv6 are folded. */
+struct ends {
+  __u32 near, far;
+  __u16 near_port, far_port;
+};
+
+/* The connections that Pillion has opened. Only those that a program reads are to the program. */
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, PORTS);
+  __type(key, struct ends);
+  __type(value, __u8);
+} opened SEC(".maps");
+
 /* A connection from Pillion to the program, by Pillion's port, with the request that the program works on. */
 struct inbound {
-  /* Its other port; 0 for no connection. */
-  __u16 app_port;
+  struct ends ends;
   /* It counts in its process's `waiting`, as long as no call of its own is open. */
-  __u16 is_counted;
+  __u32 is_counted;
   /* Counts up for each request read; 0 once its response begins. */
   __u32 number;
   /* Calls without a response. */
@@ -63,8 +79,9 @@ struct request {
 struct call {
   struct request cause;
   /* What it has said so far stands in its slot as this. */
-  struct request said_thread, said_runtime;
-  __u16 said_lineage;
+  struct request said_thread;
+  /* Of one of Pillion's, once it is open. */
+  struct ends ends;
   __u8 is_sidecars;
   /* Opened, nothing sent yet. */
   __u8 is_fresh;
@@ -86,8 +103,6 @@ struct thread {
   struct request serving;
   /* What the event was about that this thread handles; nothing after it asked for new events. */
   struct request handling;
-  /* It was read in this event, not the response to one of its calls. */
-  __u32 is_direct;
   /* The first event since this thread asked for events (0: none yet), when it asked, and when a timer may be due. */
   __u64 first_event, asked, due;
 };
@@ -99,18 +114,13 @@ struct {
   __type(value, struct thread);
 } threads SEC(".maps");
 
-/* A process that has read requests without blocking, or that a probe is attached to. */
+/* A process that has read requests without blocking. */
 struct process {
   __u64 started;
-  /* Its number where the loader lives; 0 when it is out of sight. */
-  __u32 pid;
   /* The only thread that handles events, and whether another one did. */
   __u32 loop, has_more_loops;
   /* Requests that wait for something that is not a call. */
   __u32 waiting;
-  /* Probes tell when timers and off-loop work begin. */
-  __u32 tells_phases;
-  __u32 unused;
 };
 
 struct {

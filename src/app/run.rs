@@ -69,6 +69,8 @@ use crate::tracer::clock::Clock;
 
 /// How often the clock follows the wall clock.
 const RESYNC: Duration = Duration::from_secs(10);
+/// How far a thread's priority is lowered for work that nobody waits for.
+const PATIENT: i32 = 10;
 /// How long our own last log lines may take.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
@@ -221,28 +223,45 @@ fn evidence() -> Option<Evidence> {
         .ok()
 }
 
-/// Evidence from the kernel.
+/// Has the kernel give evidence: at once when that is required, else as soon as it can, beside the start.
 ///
 /// # Errors
 /// It is required and refused.
-fn kernel(config: &Config, inside: Option<&Netns>) -> Result<Option<Kernel>, RunError> {
-    if config.linking.kernel == correlate::Kernel::Off {
-        return Ok(None);
+fn ask_kernel(
+    config: &correlate::Config,
+    inside: Option<&Netns>,
+    shared: &Arc<Shared>,
+) -> Result<(), RunError> {
+    if config.kernel == correlate::Kernel::Off {
+        return Ok(());
     }
     let network = match inside {
         Some(inside) => inside.run(network_namespace)?,
         None => network_namespace(),
+    }?;
+    let follows_events = config.mode.follows_events();
+    if config.kernel == correlate::Kernel::Required {
+        use_kernel(shared, Kernel::load(network, follows_events)?);
+        return Ok(());
+    }
+    let shared = shared.clone();
+    let load = move || {
+        // Who serves goes first.
+        rustix::process::setpriority_process(None, PATIENT).ok();
+        match Kernel::load(network, follows_events) {
+            Ok(kernel) => use_kernel(&shared, kernel),
+            Err(error) => info!(%error, "linking does without the kernel"),
+        }
     };
-    match Kernel::load(network?) {
-        Ok(kernel) => {
-            info!("linking looks at threads and events in the kernel");
-            Ok(Some(kernel))
-        }
-        Err(error) if config.linking.kernel == correlate::Kernel::Required => Err(error.into()),
-        Err(error) => {
-            info!(%error, "linking does without the kernel");
-            Ok(None)
-        }
+    std::thread::Builder::new()
+        .name("kernel".to_owned())
+        .spawn(load)?;
+    Ok(())
+}
+
+fn use_kernel(shared: &Shared, kernel: Kernel) {
+    if shared.kernel.set(kernel).is_ok() {
+        info!("linking looks at threads in the kernel");
     }
 }
 
@@ -289,10 +308,11 @@ impl Running {
         )?;
         let own = build::own_addresses(&bound);
         let evidence = config.linking.preload.then(evidence).flatten();
-        let kernel = kernel(&config, lasting.inside.as_ref())?;
+        let shared = Shared::new(snapshot, workers, &metrics, own, evidence);
+        ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
         let running = Arc::new(Self {
             dump: Mutex::default(),
-            shared: Shared::new(snapshot, workers, &metrics, own, evidence, kernel),
+            shared,
             first_reporters: reporters
                 .snapshot()
                 .into_iter()

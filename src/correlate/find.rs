@@ -100,11 +100,12 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if config.preload {
             by_thread(in_flight, call, &mut evidence);
         }
-        for witness in call.witnesses {
-            by_kernel(in_flight, witness, &mut evidence);
-        }
+        by_kernel(in_flight, call, Method::Thread, &mut evidence);
         if config.values {
             by_values(in_flight, call, &mut evidence);
+        }
+        if config.mode.follows_events() && evidence.pointed.is_none() {
+            by_kernel(in_flight, call, Method::Lineage, &mut evidence);
         }
     }
     evidence.heed(&in_flight.audit);
@@ -179,10 +180,13 @@ fn by_thread(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
 }
 
 /// The inbound requests that were being worked on when the call was sent, as far as the kernel saw.
-fn by_kernel(in_flight: &InFlight, witness: &Witness, evidence: &mut Evidence) {
-    // One that came later over the same connection is not meant.
-    let same = in_flight.matching(|inbound| inbound.was_on(witness.port, witness.at));
-    evidence.unique(same, witness.method);
+fn by_kernel(in_flight: &InFlight, call: &Call, method: Method, evidence: &mut Evidence) {
+    let witnesses = call.witnesses.iter();
+    for witness in witnesses.filter(|witness| witness.method == method) {
+        // One that came later over the same connection is not meant.
+        let same = in_flight.matching(|inbound| inbound.was_on(witness.port, witness.at));
+        evidence.unique(same, method);
+    }
 }
 
 /// The inbound requests whose identifiers recur.
@@ -241,7 +245,7 @@ impl Evidence {
     /// One request is meant, several cannot be told apart.
     fn unique(&mut self, mut same: Vec<Arc<Inbound>>, method: Method) {
         match (same.pop(), same.is_empty()) {
-            (Some(one), true) => self.point(one, method, Confidence::High),
+            (Some(one), true) => self.point(one, method, method.confidence()),
             (last, _) => {
                 self.doubtful.append(&mut same);
                 self.doubtful.extend(last);

@@ -65,8 +65,9 @@ pub struct Config {
     ///
     /// Default: `false`. Reload: restart.
     pub preload: bool,
-    /// What the kernel knows: which inbound connection the sending thread, event or task was working on. Needs the
-    /// capabilities BPF and PERFMON and Linux 6.16 or later; nothing inside the program.
+    /// What the kernel knows: which inbound connection the sending thread was working on, and in the mode `eager` the
+    /// event that it was handling. Needs the capabilities BPF and PERFMON and Linux 6.16 or later; nothing inside the
+    /// program. In the mode `eager` each system call of the machine takes 30 to 170 ns longer.
     ///
     /// Default: `auto`. Reload: restart.
     pub kernel: Kernel,
@@ -201,6 +202,16 @@ impl Method {
     }
 }
 
+impl Method {
+    /// How sure it is when it points at one request.
+    fn confidence(self) -> Confidence {
+        match self {
+            Self::Lineage => Confidence::Low,
+            _ => Confidence::High,
+        }
+    }
+}
+
 impl Confidence {
     /// The label value.
     pub fn name(self) -> &'static str {
@@ -214,6 +225,11 @@ impl Confidence {
 }
 
 impl Mode {
+    /// True when the event that a thread handles is asked for.
+    pub fn follows_events(self) -> bool {
+        self.accepts(Method::Lineage.confidence())
+    }
+
     /// True when evidence of this confidence may give a call its parent.
     fn accepts(self, confidence: Confidence) -> bool {
         let least = match self {

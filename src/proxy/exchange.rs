@@ -312,6 +312,12 @@ impl Exchange {
         );
     }
 
+    /// The kernel says nothing of this connection to the program, and would of a new one.
+    fn is_unseen(&self, lease: &Lease) -> bool {
+        let kernel = self.conn.worker.shared.kernel.get();
+        self.kind == Kind::Server && kernel.is_some_and(|kernel| lease.peer.since < kernel.since)
+    }
+
     fn return_lease(&mut self) {
         let Some(lease) = self.lease.take() else {
             return;
@@ -320,7 +326,7 @@ impl Exchange {
             .request
             .as_ref()
             .is_none_or(|progress| progress.ended());
-        if self.outcome == Outcome::Complete && request_over {
+        if self.outcome == Outcome::Complete && request_over && !self.is_unseen(&lease) {
             lease.give_back();
         }
     }

@@ -222,7 +222,7 @@ async fn serve(
     let snapshot = worker.shared.snapshot.load_full();
     let metrics = worker.shared.metrics(listener.direction());
     let mut open = metrics.downstream.open();
-    let looked_at = worker.shared.evidence.is_some() || worker.shared.kernel.is_some();
+    let looked_at = worker.shared.evidence.is_some() || worker.shared.kernel.get().is_some();
     let local = looked_at.then(|| stream.local_addr().ok()).flatten();
     let mut conn = Conn {
         worker: worker.clone(),

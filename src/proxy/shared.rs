@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -94,8 +95,8 @@ pub struct Shared {
     pub links: LinkMetrics,
     /// What a library in the program says about the threads that send its calls.
     pub evidence: Option<Evidence>,
-    /// What the kernel says about who sends the program's calls.
-    pub kernel: Option<Kernel>,
+    /// What the kernel says about who sends the program's calls, once it does.
+    pub kernel: OnceLock<Kernel>,
     /// Addresses where Pillion takes what is to go elsewhere: never a destination. The one that leads to the program is
     /// not among them, for a program may call itself as others call it.
     pub own_addresses: Vec<SocketAddr>,
@@ -142,7 +143,6 @@ impl Shared {
         metrics: &Metrics,
         own_addresses: Vec<SocketAddr>,
         evidence: Option<Evidence>,
-        kernel: Option<Kernel>,
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
         let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -156,7 +156,7 @@ impl Shared {
             outbound: DirectionMetrics::new(metrics, Direction::Outbound),
             links: metrics.links(&methods),
             evidence,
-            kernel,
+            kernel: OnceLock::new(),
             own_addresses,
         })
     }

@@ -294,9 +294,9 @@ fn served_by_sender(conn: &Conn) -> Option<u16> {
 }
 
 /// What the kernel says of the one that sent this request.
-fn witnesses(conn: &Conn) -> SmallVec<[Witness; 3]> {
+fn witnesses(conn: &Conn) -> SmallVec<[Witness; 2]> {
     let found = || {
-        let kernel = conn.worker.shared.kernel.as_ref()?;
+        let kernel = conn.worker.shared.kernel.get()?;
         let sent = kernel.slots.of(conn.peer.port(), conn.dialled()?)?;
         // As with threads: what was seen of an earlier request says nothing about this one.
         let at = sent.at.bits();
@@ -308,7 +308,6 @@ fn witnesses(conn: &Conn) -> SmallVec<[Witness; 3]> {
     let kinds = [
         (correlate::Method::Thread, sent.thread),
         (correlate::Method::Lineage, sent.lineage),
-        (correlate::Method::Runtime, sent.runtime),
     ];
     let sure = kinds
         .into_iter()

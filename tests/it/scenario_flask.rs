@@ -19,6 +19,8 @@ use crate::support::jaeger::Jaeger;
 use crate::support::jaeger::Sampling;
 use crate::support::jaeger::spans;
 use crate::support::jaeger::tag;
+use crate::support::pillion::Pillion;
+use crate::support::skip::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Spans of a request: three servers, two clients.
@@ -73,54 +75,12 @@ impl Scene {
         })
     }
 
-    /// Sends these requests, `concurrency` at a time, each after a pause of up to so long; all must succeed.
     async fn send(&self, ids: &[String], concurrency: usize, pause: Duration) {
-        let mut rounds = tokio::task::JoinSet::new();
-        for first in 0..concurrency {
-            let mine: Vec<String> = ids
-                .iter()
-                .skip(first)
-                .step_by(concurrency)
-                .cloned()
-                .collect();
-            let front = self.front;
-            rounds.spawn(async move {
-                let mut random = fastrand::Rng::with_seed(first as u64);
-                for id in mine {
-                    tokio::time::sleep(pause.mul_f64(random.f64())).await;
-                    let answer = http::get(front, &format!("/?name={id}")).await.unwrap();
-                    let text = String::from_utf8_lossy(&answer.body).into_owned();
-                    assert_eq!((answer.status, text), (200, format!("Hello, {id}!")));
-                }
-            });
-        }
-        rounds.join_all().await;
+        send(self.front, ids, concurrency, pause).await;
     }
 
-    /// Waits until Jaeger has so many spans of all services; all of them.
     async fn spans(&self, expected: usize) -> Vec<Shown> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let mut found = BTreeMap::new();
-            for service in ["hello", "formatter", "publisher"] {
-                for trace in self.jaeger.traces(service).await {
-                    for span in spans(&trace) {
-                        let shown = shown(&trace, span);
-                        found.insert(shown.id.clone(), shown);
-                    }
-                }
-            }
-            if found.len() >= expected {
-                assert_eq!(found.len(), expected, "more spans than exchanges");
-                return found.into_values().collect();
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} of {expected} spans",
-                found.len()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        shown_by(&self.jaeger, expected).await
     }
 
     /// Every sidecar exported every span it started; the sum.
@@ -130,6 +90,55 @@ impl Scene {
             sum += sidecar.accounted_for("otlp").await as usize;
         }
         sum
+    }
+}
+
+/// Sends these requests, `concurrency` at a time, each after a pause of up to so long; all must succeed.
+async fn send(front: u16, ids: &[String], concurrency: usize, pause: Duration) {
+    let mut rounds = tokio::task::JoinSet::new();
+    for first in 0..concurrency {
+        let mine: Vec<String> = ids
+            .iter()
+            .skip(first)
+            .step_by(concurrency)
+            .cloned()
+            .collect();
+        rounds.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(first as u64);
+            for id in mine {
+                tokio::time::sleep(pause.mul_f64(random.f64())).await;
+                let answer = http::get(front, &format!("/?name={id}")).await.unwrap();
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                assert_eq!((answer.status, text), (200, format!("Hello, {id}!")));
+            }
+        });
+    }
+    rounds.join_all().await;
+}
+
+/// Waits until Jaeger has so many spans of all services; all of them.
+async fn shown_by(jaeger: &Jaeger, expected: usize) -> Vec<Shown> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let mut found = BTreeMap::new();
+        for service in ["hello", "formatter", "publisher"] {
+            for trace in jaeger.traces(service).await {
+                for span in spans(&trace) {
+                    let shown = shown(&trace, span);
+                    found.insert(shown.id.clone(), shown);
+                }
+            }
+        }
+        if found.len() >= expected {
+            assert_eq!(found.len(), expected, "more spans than exchanges");
+            return found.into_values().collect();
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{} of {expected} spans",
+            found.len()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -192,37 +201,10 @@ async fn one_after_the_other_every_trace_is_whole() {
     assert_eq!(scene.accounted_for().await, spans.len());
 
     for id in &ids {
-        let mine: Vec<&Shown> = spans.iter().filter(|span| span.request == *id).collect();
-        assert_eq!(mine.len(), WHOLE, "{id}: {mine:?}");
-        let traces: BTreeSet<_> = mine.iter().map(|span| &span.trace).collect();
-        assert_eq!(traces.len(), 1, "{id}: {mine:?}");
-        let one = |service: &str, kind: &str| {
-            let found: Vec<_> = mine
-                .iter()
-                .filter(|s| s.service == service && s.kind == kind)
-                .collect();
-            assert_eq!(found.len(), 1, "{service} {kind}: {mine:?}");
-            found[0]
-        };
-        let root = one("hello", "server");
-        assert_eq!(root.parent, None);
-        let clients: Vec<_> = mine
-            .iter()
-            .filter(|s| s.service == "hello" && s.kind == "client")
-            .collect();
-        assert_eq!(clients.len(), 2);
-        for client in &clients {
-            assert_eq!(client.parent.as_ref(), Some(&root.id), "{id}: {client:?}");
-            assert_eq!(
-                (client.method.as_str(), client.confidence.as_str()),
-                ("exclusive", "high")
-            );
-        }
-        let called: BTreeSet<_> = ["formatter", "publisher"]
-            .map(|service| one(service, "server").parent.clone().unwrap())
-            .into();
-        let callers: BTreeSet<_> = clients.iter().map(|client| client.id.clone()).collect();
-        assert_eq!(called, callers, "each server below its own client");
+        assert_whole(id, &spans);
+    }
+    for span in spans.iter().filter(|span| span.kind == "client") {
+        assert_eq!(span.method, "exclusive", "{span:?}");
     }
 }
 
@@ -296,6 +278,116 @@ async fn outcomes(requests: usize, concurrency: usize, pause: Duration) -> Outco
     assert_eq!(clients, 2 * ids.len());
     eprintln!("{concurrency} at a time, by method, confidence, right parent: {outcomes:?}");
     outcomes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_preloaded_library_every_trace_of_a_crowd_is_whole() {
+    crowd(&["--preload"], "off").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_kernel_every_trace_of_a_crowd_is_whole() {
+    crowd(&[], "required").await;
+}
+
+/// Flask serves each request in a thread: at concurrency 16 and 64 every trace is whole, and says what really happened.
+async fn crowd(flags: &[&str], kernel: &str) {
+    let Some(python) = apps::python() else {
+        return;
+    };
+    let Some(jaeger) = Jaeger::start(Sampling::File(serde_json::json!({}))).await else {
+        return;
+    };
+    let collector = format!("http://127.0.0.1:{}", jaeger.ports.otlp_http);
+    let mut urls: Vec<(String, String)> = Vec::new();
+    let (mut processes, mut front) = (Vec::new(), 0);
+    for service in ["publisher", "formatter", "hello"] {
+        let port = apps::free_port();
+        let mut variables = vec![
+            ("PORT", port.to_string()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.clone()),
+            ("OTEL_TRACES_SAMPLER", "always_on".to_owned()),
+            ("PILLION_LINKING__KERNEL", kernel.to_owned()),
+        ];
+        variables.extend(urls.iter().map(|(name, url)| (name.as_str(), url.clone())));
+        let (app, name) = (
+            format!("--app=127.0.0.1:{port}"),
+            format!("--service={service}"),
+        );
+        let mut args = vec!["--inbound=127.0.0.1:0", app.as_str(), name.as_str()];
+        args.extend(flags);
+        let file = format!("{service}.py");
+        let mut process = apps::exec(&python, &args, &file, &variables);
+        if kernel == "required"
+            && let Some(reason) = refusal(&mut process)
+        {
+            return skip(&reason);
+        }
+        front = process.port("inbound");
+        apps::listening(port).await;
+        urls.push((
+            format!("{}_URL", service.to_uppercase()),
+            format!("http://localhost:{front}"),
+        ));
+        processes.push(process);
+    }
+    let mut requests = 0;
+    for (concurrency, count) in [(16, 96), (64, 192)] {
+        let ids: Vec<String> = (requests..requests + count).map(sign).collect();
+        send(front, &ids, concurrency, Duration::ZERO).await;
+        requests += count;
+        let spans = shown_by(&jaeger, WHOLE * requests).await;
+        for id in &ids {
+            assert_whole(id, &spans);
+        }
+    }
+}
+
+/// Why a sidecar that needs the kernel did not start; `None` when it did.
+fn refusal(process: &mut Pillion) -> Option<String> {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        let log = process.stderr();
+        if log.contains("linking looks at threads") {
+            return None;
+        }
+        if process.has_ended() {
+            let text = "linking.kernel is required";
+            let line = log.lines().find(|line| line.contains(text));
+            return Some(line.unwrap_or_else(|| panic!("{log}")).to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("neither starts nor ends: {}", process.stderr());
+}
+
+/// One trace with five spans: the server of `hello`, below it two clients, below each the server that it called.
+fn assert_whole(id: &str, spans: &[Shown]) {
+    let mine: Vec<&Shown> = spans.iter().filter(|span| span.request == id).collect();
+    assert_eq!(mine.len(), WHOLE, "{id}: {mine:?}");
+    let traces: BTreeSet<_> = mine.iter().map(|span| &span.trace).collect();
+    assert_eq!(traces.len(), 1, "{id}: {mine:?}");
+    let of = |service: &str, kind: &str| -> Vec<&Shown> {
+        let found = mine.iter().copied();
+        found
+            .filter(|span| span.service == service && span.kind == kind)
+            .collect()
+    };
+    let roots = of("hello", "server");
+    assert_eq!((roots.len(), &roots[0].parent), (1, &None), "{mine:?}");
+    let clients = of("hello", "client");
+    assert_eq!(clients.len(), 2, "{mine:?}");
+    for client in &clients {
+        assert_eq!(client.parent.as_ref(), Some(&roots[0].id), "{client:?}");
+        assert_eq!(client.confidence, "high", "{client:?}");
+    }
+    let called: BTreeSet<_> = ["formatter", "publisher"]
+        .iter()
+        .flat_map(|service| of(service, "server"))
+        .map(|server| server.parent.clone().unwrap())
+        .collect();
+    let callers: BTreeSet<_> = clients.iter().map(|client| client.id.clone()).collect();
+    assert_eq!(called, callers, "each server below its own client");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -296,35 +296,41 @@ fn the_kernel_points_at_the_request_that_was_on_the_connection_then() {
             witnesses: witnesses.collect(),
             ..Given::default()
         };
-        outcome(&Config::default(), &in_flight, &given)
+        let eager = Config {
+            mode: Mode::Eager,
+            exclusive: false,
+            ..Config::default()
+        };
+        [Config::default(), eager].map(|config| outcome(&config, &in_flight, &given))
     };
     let now = Moment::now();
     let (thread, lineage) = (Method::Thread, Method::Lineage);
+    let nothing = (None, "none", "none", 2);
     for (witnesses, expected, why) in [
         (
             vec![(thread, 40_001, now)],
-            (Some(1), "thread", "high", 1),
+            [(Some(1), "thread", "high", 1); 2],
             "one",
         ),
         (
             vec![(lineage, 40_002, now)],
-            (Some(2), "lineage", "high", 1),
-            "the other",
+            [nothing, (Some(2), "lineage", "low", 1)],
+            "the other, in the mode that believes it",
         ),
         (
             vec![(thread, 40_002, before)],
-            (None, "none", "none", 2),
+            [nothing; 2],
             "the call was sent before the request came: another one had the connection then",
         ),
         (
             vec![(thread, 40_003, now)],
-            (None, "none", "none", 2),
+            [nothing; 2],
             "no such connection",
         ),
         (
             vec![(thread, 40_001, now), (lineage, 40_002, now)],
-            (None, "contradicted", "none", 2),
-            "they disagree",
+            [(Some(1), "thread", "high", 1); 2],
+            "the thread is surer than the event",
         ),
     ] {
         assert_eq!(call(&witnesses), expected, "{why}");

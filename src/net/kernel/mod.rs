@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use aya::Btf;
 use aya::Ebpf;
@@ -26,13 +27,16 @@ pub use slots::Word;
 /// What `bpf/build` makes of `bpf/evidence.bpf.c`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/evidence.bpf.o");
 
-/// The programs that are always attached, each with its tracepoint.
+/// The programs that are always attached, each with its tracepoint. Nobody serves anything before `on_receive` looks, and
+/// then it is seen how that ends.
 const TRACEPOINTS: &[(&str, &str)] = &[
+    ("on_send", "tcp_sendmsg_locked"),
     ("on_state", "inet_sock_set_state"),
     ("on_receive", "sock_recv_length"),
-    ("on_send", "tcp_sendmsg_locked"),
-    ("on_system_call", "sys_enter"),
 ];
+
+/// The one for event loops: every system call of the machine passes it.
+const SYSTEM_CALLS: (&str, &str) = ("on_system_call", "sys_enter");
 
 /// Why there is no evidence from the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -60,19 +64,23 @@ pub enum KernelError {
 pub struct Kernel {
     /// What they write.
     pub slots: Slots,
+    /// When they began to look. Connections that were opened before are unknown to them.
+    pub since: Instant,
     /// Dropping it ends them.
     _programs: Ebpf,
 }
 
 impl Kernel {
-    /// Loads and attaches the programs for the network namespace with this inode number.
+    /// Loads and attaches the programs for the network namespace with this inode number; those that follow event loops
+    /// too, if wanted.
     ///
     /// # Errors
     /// See [`KernelError`]; nothing stays behind.
-    pub fn load(network: u64) -> Result<Self, KernelError> {
+    pub fn load(network: u64, follows_events: bool) -> Result<Self, KernelError> {
         let types = Btf::from_sys_fs().map_err(|_| KernelError::NoTypes)?;
         let (dev, pid_namespace) = pid_namespace()?;
         let (network, own) = (network as u32, std::process::id());
+        let events = u32::from(follows_events);
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&types))
@@ -80,16 +88,19 @@ impl Kernel {
             .override_global("network", &network, true)
             .override_global("pid_namespace_dev", &dev, true)
             .override_global("pid_namespace", &pid_namespace, true)
-            .override_global("sidecar_pid", &own, true);
+            .override_global("sidecar_pid", &own, true)
+            .override_global("follows_events", &events, true);
         let mut programs = loader
             .load(OBJECT)
             .map_err(|error| because("load", &error))?;
         let slots = map_slots(&mut programs)?;
-        for (name, tracepoint) in TRACEPOINTS {
+        let more = follows_events.then_some(&SYSTEM_CALLS);
+        for (name, tracepoint) in TRACEPOINTS.iter().chain(more) {
             attach(&mut programs, name, tracepoint, &types)?;
         }
         Ok(Self {
             slots,
+            since: Instant::now(),
             _programs: programs,
         })
     }

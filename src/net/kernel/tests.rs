@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use super::*;
 
 fn load() -> Option<Kernel> {
-    match Kernel::load(network_namespace().unwrap()) {
+    match Kernel::load(network_namespace().unwrap(), true) {
         Ok(kernel) => Some(kernel),
         Err(
             error @ (KernelError::Privilege | KernelError::NoTracepoint(_) | KernelError::NoTypes),

@@ -84,11 +84,13 @@ impl Connector {
         &self,
         to: &HostPort,
     ) -> Result<(TcpStream, Ends, ConnectTiming), ProxyError> {
+        let since = Instant::now();
         let (tcp, timing) = self.open_tcp(to).await?;
         let ends = || {
             Ok(Ends {
                 address: tcp.peer_addr()?,
                 local_port: tcp.local_addr()?.port(),
+                since,
             })
         };
         let peer = ends().map_err(|source| ProxyError::Connect {

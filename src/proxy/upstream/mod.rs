@@ -69,6 +69,8 @@ pub struct Ends {
     pub address: SocketAddr,
     /// Our own port.
     pub local_port: u16,
+    /// When it began to be opened.
+    pub since: Instant,
 }
 
 impl std::fmt::Display for Ends {

@@ -17,6 +17,9 @@ pub(crate) struct Profile {
 /// The layer that the kernel permits or not.
 const KERNEL: &str = "kernel";
 
+/// Believes evidence that is less sure: what event loops handle.
+const EAGER: &str = "eager";
+
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
 const LAYERS: &[&str] = &["values", "shims", "preload"];
 
@@ -48,6 +51,11 @@ pub(crate) const PROFILES: &[Profile] = &[
         flags: &[],
     },
     Profile {
+        name: "bpf-eager",
+        layers: &[KERNEL, EAGER],
+        flags: &[],
+    },
+    Profile {
         name: "all",
         layers: &["values", "shims", "preload"],
         flags: &["--shims", "--preload"],
@@ -70,6 +78,9 @@ impl Profile {
             true => "required".into(),
             false => "off".into(),
         };
+        if self.layers.contains(&EAGER) {
+            settings["mode"] = EAGER.into();
+        }
         settings
     }
 }
