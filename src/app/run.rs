@@ -48,6 +48,7 @@ use crate::net::evidence::Evidence;
 use crate::net::kernel::Kernel;
 use crate::net::kernel::KernelError;
 use crate::net::kernel::network_namespace;
+use crate::net::memory;
 use crate::net::netns::Netns;
 use crate::net::tls::ServerTls;
 use crate::proxy::listener::Role;
@@ -415,6 +416,10 @@ impl Running {
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(resync).await });
+        let shared = self.shared.clone();
+        let give_back = memory::run(move || shared.connections());
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move { cancel.run_until_cancelled(give_back).await });
         let upkeep = self.metrics.clone().run_upkeep();
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(upkeep).await });

@@ -105,7 +105,9 @@ impl Fingerprints {
     /// What it has is from now on no longer new.
     pub fn inbound(&self, uri: &Uri, headers: &HeaderMap) -> Values {
         let mut values = self.of_uri(uri);
-        for name in &ID_HEADERS {
+        // Most heads have none of them: one look over the names costs less than four searches.
+        let has_ids = headers.keys().any(|name| ID_HEADERS.contains(name));
+        for name in ID_HEADERS.iter().filter(|_| has_ids) {
             for value in headers.get_all(name) {
                 values.take(value.as_bytes());
             }

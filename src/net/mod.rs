@@ -7,6 +7,7 @@ pub mod grpc;
 pub mod headers;
 pub mod kernel;
 pub mod listen;
+pub mod memory;
 pub mod netns;
 pub mod original_dst;
 pub mod rewind;

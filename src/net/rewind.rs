@@ -24,6 +24,14 @@ impl<IO> Rewind<IO> {
         Self { prefix, io }
     }
 
+    /// Puts bytes that were read in front of what will be read.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.prefix = match self.prefix.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &self.prefix[..]].concat().into(),
+        };
+    }
+
     /// The bytes that were put back and not yet read again.
     pub fn prefix(&self) -> &Bytes {
         &self.prefix

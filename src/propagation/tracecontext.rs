@@ -158,14 +158,13 @@ fn is_key_start(byte: u8) -> bool {
 }
 
 fn write_tracestate(list: &str, headers: &mut HeaderMap) {
-    let mut present = headers.get_all(&TRACESTATE).iter();
-    let is_there = present.next().is_some_and(|value| value == list) && present.next().is_none();
-    if is_there && !list.is_empty() {
-        return;
-    }
     if list.is_empty() {
         wire::remove(&TRACESTATE, headers);
-    } else {
+        return;
+    }
+    let mut present = headers.get_all(&TRACESTATE).iter();
+    let is_there = present.next().is_some_and(|value| value == list) && present.next().is_none();
+    if !is_there {
         wire::put(&TRACESTATE, list.as_bytes(), headers);
     }
 }

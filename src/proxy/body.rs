@@ -86,6 +86,14 @@ impl Progress {
         self.ended.get().copied()
     }
 
+    /// Of a body that is there whole.
+    pub(super) fn whole(bytes: u64) -> Arc<Self> {
+        let progress = Self::default();
+        progress.bytes.store(bytes, Ordering::Relaxed);
+        progress.end();
+        Arc::new(progress)
+    }
+
     fn end(&self) {
         self.ended.get_or_init(Instant::now);
     }

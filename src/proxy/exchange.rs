@@ -161,6 +161,11 @@ impl Exchange {
         }
     }
 
+    /// So many bytes of the response body passed.
+    pub(super) fn passed(&mut self, len: usize) {
+        self.response_bytes += len as u64;
+    }
+
     /// A frame of the response body passed.
     pub(super) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {

@@ -14,7 +14,9 @@ use http::StatusCode;
 use http::Version;
 use http::header;
 use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::model::Kind;
 use crate::proxy::body::Progress;
@@ -29,6 +31,8 @@ use crate::proxy::guard::Refusal;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::plain::Handover;
+use crate::proxy::plain::How;
 use crate::proxy::redirect::Redirected;
 use crate::proxy::respond;
 use crate::proxy::stall::unless_stalled;
@@ -39,17 +43,22 @@ use crate::proxy::traced;
 use crate::proxy::tunnel;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::Speaker;
 use crate::telemetry::metrics::Direction;
 
 /// A stale pooled connection is replaced this many times before a fresh one is forced.
-const STALE_TRIES: usize = 2;
+pub(super) const STALE_TRIES: usize = 2;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Serves one request. Every failure becomes an answer.
+/// Serves one request. Every failure becomes an answer. `handover`: the request was begun without the library.
 pub(super) async fn handle(
     conn: Arc<Conn>,
     request: Request<Incoming>,
+    handover: Option<Handover>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    if let Some(handover) = handover {
+        return Ok(Box::pin(resume(conn, request, handover)).await);
+    }
     conn.phase.busy();
     let start = Instant::now();
     if guard::is_stand_in(&request) {
@@ -64,11 +73,58 @@ pub(super) async fn handle(
     };
     let version = request.version();
     let (request, mut exchange) = traced::begin(&conn, request, slot, start);
-    match forward(&conn, request, &mut exchange).await {
-        Ok(answer) => Ok(answer.into_response(exchange)),
+    let result = forward(&conn, request, &mut exchange).await;
+    Ok(answered(&conn, version, exchange, result))
+}
+
+/// Goes on with an exchange that is no matter for [`plain`](crate::proxy::plain) any more.
+async fn resume(
+    conn: Arc<Conn>,
+    request: Request<Incoming>,
+    handover: Handover,
+) -> Response<ResponseBody> {
+    let Handover { mut exchange, how } = handover;
+    let (parts, body) = request.into_parts();
+    // Its content is here whole and was sent whole.
+    body.collect().await.ok();
+    let result = match how {
+        How::Failed(error) => Err(error),
+        How::Sent(lease, read) => {
+            let mut sent = Request::new(RequestBody::empty());
+            *sent.method_mut() = parts.method;
+            hear_interims(&conn, &mut sent);
+            answer_to(&conn, lease.answer(sent, read), &mut exchange).await
+        }
+    };
+    answered(&conn, parts.version, exchange, result)
+}
+
+/// The upstream's answer to an HTTP/1.1 caller's request, once it is there.
+async fn answer_to(
+    conn: &Arc<Conn>,
+    answer: impl Future<Output = Result<Response<Incoming>, ProxyError>>,
+    exchange: &mut Exchange,
+) -> Result<Answer, ProxyError> {
+    let limits = &conn.snapshot.timeouts;
+    let answer = within(limits.response.0, &exchange.request, answer);
+    let moved = || exchange.request_bytes();
+    let answer = unless_stalled(limits.stall.0, moved, answer).await;
+    conn.interims.close();
+    let answer = answer.ok_or(ProxyError::Stalled(limits.stall.0))???;
+    pass_on(conn, Version::HTTP_11, answer, None, exchange)
+}
+
+fn answered(
+    conn: &Conn,
+    version: Version,
+    mut exchange: Box<Exchange>,
+    result: Result<Answer, ProxyError>,
+) -> Response<ResponseBody> {
+    match result {
+        Ok(answer) => answer.into_response(exchange),
         Err(error) => {
             let error = match &exchange.request {
-                Some(progress) => blame(&conn, progress, error),
+                Some(progress) => blame(conn, progress, error),
                 None => error,
             };
             let mut response = respond::failure(&error);
@@ -77,7 +133,7 @@ pub(super) async fn handle(
             }
             exchange.refused(&error, response.status());
             response.body_mut().attach(exchange);
-            Ok(response)
+            response
         }
     }
 }
@@ -124,30 +180,49 @@ async fn forward(
     mut request: Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Answer, ProxyError> {
-    guard::check(&request)?;
-    if request.headers().len() > conn.snapshot.limits.headers {
-        return Err(Refusal::TooManyFields.into());
-    }
+    check(conn, &request)?;
     let upgrading = headers::wants_upgrade(&request);
     if request.method() == Method::CONNECT && !upgrading {
         let (response, pending) = Box::pin(tunnel::connect(conn, request, exchange)).await?;
         return Ok(Answer::Tunnel(response, pending));
     }
-    let target = target::of(conn, &request)?;
+    check_size(conn, &request)?;
+    let version = request.version();
+    let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
+    let target = lead(conn, &mut request, upgrading)?;
+    let outgoing = prepare(conn, request, &target, exchange)?;
+    let response = send(conn, outgoing, &target, exchange).await;
+    conn.interims.close();
+    pass_on(conn, version, response?, downstream, exchange)
+}
+
+/// What speaks against a request before anybody asks where it goes.
+pub(super) fn check<B>(conn: &Conn, request: &Request<B>) -> Result<(), ProxyError> {
+    guard::check(request)?;
+    if request.headers().len() > conn.snapshot.limits.headers {
+        return Err(Refusal::TooManyFields.into());
+    }
+    Ok(())
+}
+
+/// Where the request goes; takes off what belongs to the caller's connection and adds what the program is told.
+pub(super) fn lead<B>(
+    conn: &Conn,
+    request: &mut Request<B>,
+    upgrading: bool,
+) -> Result<Target, ProxyError> {
+    let target = target::of(conn, request)?;
     if request.method() == Method::CONNECT && !target.destination.http2 {
         return Err(ProxyError::BadRequest(
             "the upstream is spoken to in HTTP/1, which has no extended CONNECT",
         ));
     }
-    check_size(conn, &request)?;
-    let version = request.version();
-    let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
     headers::remove_hop_by_hop(request.headers_mut(), upgrading);
     if conn.listener.direction() == Direction::Inbound {
-        guard::check_host(&request)?;
+        guard::check_host(request)?;
         let forwarded = conn.snapshot.forwarded;
         if forwarded != Forwarded::None {
-            let host = target::host(&request).map(str::to_owned);
+            let host = target::host(request).map(str::to_owned);
             headers::add_forwarded(
                 forwarded,
                 request.headers_mut(),
@@ -157,10 +232,17 @@ async fn forward(
             );
         }
     }
-    let outgoing = prepare(conn, request, &target, exchange)?;
-    let response = send(conn, outgoing, &target, exchange).await;
-    conn.interims.close();
-    let mut response = response?;
+    Ok(target)
+}
+
+/// Makes the upstream's response the caller's.
+fn pass_on(
+    conn: &Arc<Conn>,
+    version: Version,
+    mut response: Response<Incoming>,
+    downstream: Option<OnUpgrade>,
+    exchange: &mut Exchange,
+) -> Result<Answer, ProxyError> {
     let now = Instant::now();
     exchange.responded(response.status(), response.headers(), now);
     if let Some(downstream) = downstream
@@ -210,7 +292,7 @@ fn prepare(
 }
 
 /// What becomes of the upstream's interim responses. The gate holds a body back that the upstream has to ask for.
-fn hear_interims(conn: &Conn, request: &mut Request<Incoming>) -> Option<Gate> {
+fn hear_interims<B>(conn: &Conn, request: &mut Request<B>) -> Option<Gate> {
     let (gate, opener) = Gate::for_request(request).unzip();
     let sink = (request.version() == Version::HTTP_11).then(|| conn.interims.sink());
     if opener.is_none() && sink.is_none() {
@@ -253,6 +335,7 @@ async fn send(
                 &target.destination,
                 connector.clone(),
                 tries >= STALE_TRIES,
+                Speaker::Library,
                 opening,
             )
             .await?;
@@ -262,7 +345,10 @@ async fn send(
         let sending = within(limits.response.0, &exchange.request, lease.send(request));
         let moved = || exchange.request_bytes();
         let sent = unless_stalled(limits.stall.0, moved, sending).await;
-        match sent.ok_or(ProxyError::Stalled(limits.stall.0))?? {
+        match sent
+            .ok_or(ProxyError::Stalled(limits.stall.0))??
+            .ok_or(ProxyError::BadResponse("not a connection of the library"))?
+        {
             Ok(response) => {
                 exchange.lease = Some(lease);
                 return Ok(response);
@@ -323,9 +409,12 @@ fn finish_head(downstream: Version, response: &mut Response<Incoming>, lease: Op
     };
 }
 
-/// `Keep-Alive: timeout=N`, less a second for the way.
 fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    keep_alive_of(headers.get(KEEP_ALIVE)?.to_str().ok()?)
+}
+
+/// `Keep-Alive: timeout=N`, less a second for the way.
+pub(super) fn keep_alive_of(value: &str) -> Option<Duration> {
     let timeout = value
         .split(',')
         .find_map(|part| part.trim().strip_prefix("timeout="))?;

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
@@ -45,6 +46,9 @@ use crate::proxy::patience::Patience;
 use crate::proxy::patience::REQUEST_TIMEOUT;
 use crate::proxy::phase::Cut;
 use crate::proxy::phase::Phase;
+use crate::proxy::plain;
+use crate::proxy::plain::After;
+use crate::proxy::plain::Handover;
 use crate::proxy::preamble;
 use crate::proxy::redirect;
 use crate::proxy::redirect::Redirected;
@@ -193,7 +197,8 @@ pub async fn accept(
                     () = drain.signaled() => return,
                 };
                 let (worker, listener) = (worker.clone(), listener.clone());
-                tokio::spawn(serve(worker, listener, stream, peer, drain.clone(), place));
+                let conn = new_conn(worker, listener, &stream, peer, drain.clone(), place);
+                tokio::spawn(serve(conn, stream));
             }
             Err(error) => {
                 let pause = listen::accept_pause(failures);
@@ -211,23 +216,21 @@ pub async fn accept(
     }
 }
 
-async fn serve(
+/// What is known of a connection when it is accepted. Boxed: it moves a few times before it is shared.
+fn new_conn(
     worker: Arc<Worker>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    stream: &TcpStream,
     peer: SocketAddr,
     drain: Watch,
     place: Option<OwnedSemaphorePermit>,
-) {
-    let snapshot = worker.shared.snapshot.load_full();
-    let metrics = worker.shared.metrics(listener.direction());
-    let mut open = metrics.downstream.open();
+) -> Box<Conn> {
     let looked_at = worker.shared.evidence.is_some() || worker.shared.kernel.get().is_some();
     let local = looked_at.then(|| stream.local_addr().ok()).flatten();
-    let mut conn = Conn {
-        worker: worker.clone(),
+    Box::new(Conn {
+        snapshot: worker.shared.snapshot.load_full(),
+        worker,
         listener,
-        snapshot,
         peer,
         evidence: AtomicU32::new(0),
         local,
@@ -238,13 +241,19 @@ async fn serve(
         interims: Interims::default(),
         _place: place,
         redirected: None,
-    };
+    })
+}
+
+async fn serve(mut conn: Box<Conn>, stream: TcpStream) {
+    let metrics = conn.metrics();
+    let mut open = metrics.downstream.open();
     if let Role::RedirectedInbound { .. } | Role::RedirectedOutbound { .. } = conn.listener.role {
-        redirect::serve(conn, stream, open).await;
+        // Boxed, as all that most connections never need.
+        Box::pin(redirect::serve(*conn, stream, open)).await;
         return;
     }
     let stream = Metered::new(stream, metrics.downstream.clone());
-    let stream = match preamble::read(&mut conn, stream).await {
+    let stream = match Box::pin(preamble::read(&mut conn, stream)).await {
         Ok(stream) => stream,
         Err(reason) => {
             open.reason = reason;
@@ -252,7 +261,7 @@ async fn serve(
         }
     };
     let Some(tls) = conn.listener.tls.clone() else {
-        serve_detected(conn, stream, open).await;
+        serve_detected(Arc::from(conn), stream, open).await;
         return;
     };
     // Boxed: connections without TLS do not carry the room for it.
@@ -265,23 +274,23 @@ async fn serve(
     };
     match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(stream)) => {
-            metrics.tls.handshakes.count(Outcome::Success);
+            conn.metrics().tls.handshakes.count(Outcome::Success);
             conn.scheme = "https";
-            Box::pin(serve_detected(conn, stream, open)).await;
+            Box::pin(serve_detected(Arc::from(conn), stream, open)).await;
         }
         Ok(Err(error)) => {
-            metrics.tls.handshakes.count(Outcome::Failure);
-            debug!(%error, %peer, "TLS handshake failed");
+            conn.metrics().tls.handshakes.count(Outcome::Failure);
+            debug!(%error, peer = %conn.peer, "TLS handshake failed");
             open.reason = CloseReason::Protocol;
         }
         Err(_) => {
-            metrics.tls.handshakes.count(Outcome::Failure);
+            conn.metrics().tls.handshakes.count(Outcome::Failure);
             open.reason = CloseReason::Timeout;
         }
     }
 }
 
-async fn serve_detected<IO>(conn: Conn, io: IO, mut open: OpenConnection)
+async fn serve_detected<IO>(conn: Arc<Conn>, io: IO, mut open: OpenConnection)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -332,22 +341,41 @@ where
     CloseReason::Timeout
 }
 
-pub(super) async fn serve_http1<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+pub(super) async fn serve_http1<IO>(conn: Arc<Conn>, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Conn {
-        drain, snapshot, ..
-    } = &conn;
-    let (drain, limits, timeouts) = (
-        drain.clone(),
-        snapshot.limits.clone(),
-        snapshot.timeouts.clone(),
-    );
+    let (limits, timeouts) = (&conn.snapshot.limits, &conn.snapshot.timeouts);
     let bounds = Bounds {
         head: limits.head_size.as_usize().max(MIN_HEAD),
         fields: limits.headers.clamp(1, MAX_FIELDS),
     };
+    let patience = patience::Limits {
+        head: timeouts.head.0,
+        idle: timeouts.idle.0,
+        stall: timeouts.stall.0,
+    };
+    let mut io = Patience::new(io, conn.phase.clone(), patience);
+    match plain::serve(&conn, &mut io, bounds).await {
+        After::Over(well) => match conn.phase.why_cut() {
+            None if !well => CloseReason::Error,
+            _ => close_reason(&conn, Ok(())),
+        },
+        // Boxed: connections that never get there do not carry the room for it.
+        After::Library(handover) => Box::pin(serve_by_library(conn, io, bounds, handover)).await,
+    }
+}
+
+/// Serves the rest of a connection, `handover` first.
+async fn serve_by_library<IO>(
+    conn: Arc<Conn>,
+    io: Patience<Rewind<IO>>,
+    bounds: Bounds,
+    handover: Option<Handover>,
+) -> CloseReason
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -357,18 +385,14 @@ where
         .max_headers(bounds.fields)
         .max_buf_size(bounds.head + ROOM_BEHIND_HEAD)
         .header_read_timeout(None);
-    let patience = patience::Limits {
-        head: timeouts.head.0,
-        idle: timeouts.idle.0,
-        stall: timeouts.stall.0,
-    };
-    let io = Patience::new(io, conn.phase.clone(), patience);
     let io = Guarded::new(io, conn.phase.clone(), bounds);
     let io = WithInterims::new(io, conn.interims.clone());
-    let conn = Arc::new(conn);
+    let drain = conn.drain.clone();
     let served = conn.clone();
-    let service =
-        service_fn(move |request: Request<Incoming>| forward::handle(served.clone(), request));
+    let first = Mutex::new(handover);
+    let service = service_fn(move |request: Request<Incoming>| {
+        forward::handle(served.clone(), request, first.lock().take())
+    });
     let serving = builder
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
@@ -393,13 +417,13 @@ where
     }
 }
 
-pub(super) async fn serve_http2<IO>(conn: Conn, io: Rewind<IO>) -> CloseReason
+pub(super) async fn serve_http2<IO>(conn: Arc<Conn>, io: Rewind<IO>) -> CloseReason
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Conn {
         drain, snapshot, ..
-    } = &conn;
+    } = &*conn;
     let (drain, limits, timeouts) = (
         drain.clone(),
         snapshot.limits.clone(),
@@ -422,10 +446,10 @@ where
         stall: timeouts.stall.0,
     };
     let io = Patience::new(io, conn.phase.clone(), patience);
-    let conn = Arc::new(conn);
     let served = conn.clone();
-    let service =
-        service_fn(move |request: Request<Incoming>| forward::handle(served.clone(), request));
+    let service = service_fn(move |request: Request<Incoming>| {
+        forward::handle(served.clone(), request, None)
+    });
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
     let idle_over = async {
@@ -466,5 +490,21 @@ fn close_reason(conn: &Conn, result: Result<(), hyper::Error>) -> CloseReason {
         CloseReason::Protocol
     } else {
         CloseReason::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the futures that a function makes.
+    fn size_of_task<A, B, T>(_: fn(A, B) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of_task(serve);
+        assert!(size <= 3072, "{size} bytes, ten thousand times");
     }
 }

@@ -18,6 +18,7 @@ pub mod listener;
 mod metered;
 mod patience;
 mod phase;
+mod plain;
 mod preamble;
 mod redirect;
 mod relay;

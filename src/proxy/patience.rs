@@ -11,12 +11,14 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::net::rewind::Rewind;
 use crate::proxy::guard::Refusal;
 use crate::proxy::phase::Cut;
 use crate::proxy::phase::Doing;
@@ -89,18 +91,21 @@ impl<IO> Patience<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Patience<IO> {
-    /// Called when the connection has nothing to read: is its time up?
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let doing = self.phase.doing();
-        if doing != self.seen {
-            self.seen = doing;
-            self.since = Instant::now();
-        }
-        let Some(limit) = self.limit(doing) else {
-            return Poll::Pending;
-        };
-        let deadline = self.since + limit;
+impl<IO> Patience<Rewind<IO>> {
+    /// Puts bytes that were read in front of what will be read.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        self.io.put_back(bytes);
+    }
+}
+
+impl<IO> Patience<IO> {
+    /// An exchange was served: whatever wait comes next begins anew.
+    pub(super) fn was_busy(&mut self) {
+        self.seen = Doing::Busy;
+    }
+
+    /// Ready once `deadline` has passed, by the connection's one timer: for waits in which its own limits do not count.
+    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         // A timer that fires early is set anew; one that is set later than needed is moved.
         if self.timer.deadline() > deadline {
             self.timer.as_mut().reset(deadline);
@@ -112,6 +117,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Patience<IO> {
             self.timer.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+
+    /// Called when the connection has nothing to read: is its time up?
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let doing = self.phase.doing();
+        let is_new = std::mem::replace(&mut self.seen, doing) != doing;
+        let Some(limit) = self.limit(doing) else {
+            return Poll::Pending;
+        };
+        if is_new {
+            self.since = Instant::now();
+        }
+        self.poll_until(cx, self.since + limit)
     }
 }
 

@@ -130,6 +130,7 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
             if let Some(redirected) = &conn.redirected {
                 *redirected.opening.lock() = upstream.into_opening();
             }
+            let conn = Arc::new(conn);
             match protocol {
                 Protocol::Http2 => listener::serve_http2(conn, io).await,
                 _ => listener::serve_http1(conn, io).await,

@@ -88,6 +88,8 @@ pub struct Shared {
     requests: AtomicUsize,
     /// One permit for each downstream connection that may be served, all listeners together.
     connections: Arc<Semaphore>,
+    /// How many permits there are.
+    most_connections: usize,
     /// Metrics by direction.
     inbound: DirectionMetrics,
     outbound: DirectionMetrics,
@@ -146,12 +148,14 @@ impl Shared {
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
         let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
+        let most_connections = connections;
         let connections = Arc::new(Semaphore::new(connections));
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             in_flight: InFlight::new(workers),
             requests: AtomicUsize::new(0),
             connections,
+            most_connections,
             inbound: DirectionMetrics::new(metrics, Direction::Inbound),
             outbound: DirectionMetrics::new(metrics, Direction::Outbound),
             links: metrics.links(&methods),
@@ -179,6 +183,12 @@ impl Shared {
     /// How many requests are in flight, both directions.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many downstream connections there are.
+    pub fn connections(&self) -> usize {
+        self.most_connections
+            .saturating_sub(self.connections.available_permits())
     }
 
     /// The metrics of one direction.

@@ -53,7 +53,7 @@ enum Form {
 }
 
 /// Finds the destination of a request that came through this connection's listener.
-pub(super) fn of(conn: &Conn, request: &Request<Incoming>) -> Result<Target, ProxyError> {
+pub(super) fn of<B>(conn: &Conn, request: &Request<B>) -> Result<Target, ProxyError> {
     let target = match &conn.listener.role {
         Role::Inbound { app } => return Ok(to_program(conn, request, app)),
         Role::RedirectedInbound { .. } => {
@@ -108,7 +108,7 @@ pub(super) fn takes_extended_connect(conn: &Conn) -> bool {
     }
 }
 
-fn to_program(conn: &Conn, request: &Request<Incoming>, app: &HostPort) -> Target {
+fn to_program<B>(conn: &Conn, request: &Request<B>, app: &HostPort) -> Target {
     let http2 = match conn.snapshot.app_protocol {
         AppProtocol::Http1 => false,
         AppProtocol::Http2 => true,
@@ -133,7 +133,7 @@ fn of_redirected(conn: &Conn) -> Result<&HostPort, ProxyError> {
 }
 
 /// The host and port that the request names.
-pub(super) fn host(request: &Request<Incoming>) -> Option<&str> {
+pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
     crate::tracer::http::host_of(request.uri(), request.headers())
 }
 
@@ -229,7 +229,7 @@ impl Target {
 }
 
 /// A forward-proxy request: `GET http://host/path`.
-fn absolute(request: &Request<Incoming>, tls: &Arc<ClientTls>) -> Result<Target, ProxyError> {
+fn absolute<B>(request: &Request<B>, tls: &Arc<ClientTls>) -> Result<Target, ProxyError> {
     const NOT_ABSOLUTE: ProxyError = ProxyError::BadRequest(
         "this is a forward proxy: it takes http://HOST/PATH or CONNECT HOST:PORT, as HTTP_PROXY makes clients send it",
     );
@@ -253,7 +253,7 @@ fn absolute(request: &Request<Incoming>, tls: &Arc<ClientTls>) -> Result<Target,
     })
 }
 
-fn mirrors_http2(conn: &Conn, request: &Request<Incoming>) -> bool {
+fn mirrors_http2<B>(conn: &Conn, request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2 && (conn.scheme == "http" || is_grpc(request.headers()))
 }
 

@@ -52,12 +52,12 @@ use crate::tracer::http::Connection;
 use crate::tracer::http::Operation;
 
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
-pub(super) fn begin(
+pub(super) fn begin<B>(
     conn: &Arc<Conn>,
-    mut request: Request<Incoming>,
+    mut request: Request<B>,
     slot: RequestSlot,
     start: Instant,
-) -> (Request<Incoming>, Box<Exchange>) {
+) -> (Request<B>, Box<Exchange>) {
     let kind = forward::kind(&conn.listener.role);
     let carried = match kind {
         Kind::Client => take_token(conn, &mut request),
@@ -204,7 +204,7 @@ fn rewritten_host(conn: &Conn) -> Option<String> {
     }
 }
 
-fn labels_of(conn: &Conn, request: &Request<Incoming>) -> RequestLabels {
+fn labels_of<B>(conn: &Conn, request: &Request<B>) -> RequestLabels {
     RequestLabels {
         direction: conn.listener.direction(),
         method: request.method().into(),
@@ -216,7 +216,7 @@ fn labels_of(conn: &Conn, request: &Request<Incoming>) -> RequestLabels {
 }
 
 /// A tunnel's bytes are not ours to change: CONNECT gets a span but no headers.
-fn inject(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<Incoming>) {
+fn inject<B>(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<B>) {
     if request.method() != Method::CONNECT {
         tracer.inject(&span.context, request.headers_mut());
     }
@@ -244,9 +244,9 @@ fn forces_sampling(extraction: &Extraction) -> bool {
 }
 
 /// Puts an inbound request into the table of requests in flight, and the shim's token on it.
-fn enter(
+fn enter<B>(
     conn: &Conn,
-    request: &mut Request<Incoming>,
+    request: &mut Request<B>,
     context: Option<SpanContext>,
     operation: Shape,
     start: Instant,
@@ -275,7 +275,7 @@ fn enter(
 }
 
 /// Takes the shim's token off a call of the program.
-fn take_token(conn: &Conn, request: &mut Request<Incoming>) -> Carried {
+fn take_token<B>(conn: &Conn, request: &mut Request<B>) -> Carried {
     if !conn.snapshot.correlate.shims {
         return Carried::Nothing;
     }
@@ -320,9 +320,9 @@ fn witnesses(conn: &Conn) -> SmallVec<[Witness; 2]> {
     .collect()
 }
 
-fn cause_of(
+fn cause_of<B>(
     conn: &Conn,
-    request: &Request<Incoming>,
+    request: &Request<B>,
     extraction: &Extraction,
     carried: Carried,
     now: Instant,

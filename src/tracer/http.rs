@@ -287,6 +287,11 @@ impl Conventions {
         self.capture(span, &self.response_headers, headers);
     }
 
+    /// True when [`Conventions::response`] looks at headers.
+    pub fn reads_response_headers(&self) -> bool {
+        !self.response_headers.is_empty()
+    }
+
     /// The gRPC status, from trailers or from a trailers-only response head.
     pub fn grpc_status(&self, span: &mut ActiveSpan, kind: Kind, trailers: &HeaderMap) {
         let Some(status) = trailers.get(&GRPC_STATUS) else {

@@ -69,22 +69,88 @@ async fn a_tunnel_keeps_its_place() {
 
 #[tokio::test]
 async fn requests_beyond_the_limit_are_told_to_come_again() {
-    let upstream = Recorder::start(|_, mut peer| async move {
-        peer.request().await.unwrap();
-        peer.rest().await.ok();
+    let (go, held) = tokio::sync::watch::channel(false);
+    let upstream = Recorder::start(move |_, mut peer| {
+        let mut held = held.clone();
+        async move {
+            while peer.request().await.is_ok() {
+                held.wait_for(|go| *go).await.unwrap();
+                peer.send(OK).await;
+            }
+        }
     })
     .await;
-    let proxy = Pillion::inbound_to(upstream.addr, json!({ "limits": { "requests": 1 } }));
-    let mut first = Peer::connect(proxy.inbound()).await;
-    first.send(GET).await;
-    while upstream.all().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let proxy = Pillion::inbound_to(upstream.addr, json!({ "limits": { "requests": 3 } }));
+    let mut served = Vec::new();
+    for n in 1..=3 {
+        let mut caller = Peer::connect(proxy.inbound()).await;
+        caller.send(GET).await;
+        while upstream
+            .all()
+            .windows(4)
+            .filter(|part| part == b"GET ")
+            .count()
+            < n
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        served.push(caller);
     }
-    let mut second = Peer::connect(proxy.inbound()).await;
-    second.send(GET).await;
-    let answer = second.response().await.unwrap();
-    assert!(is_refusal(&answer, "503"), "{}", show(&answer));
-    assert!(find(&answer, b"retry-after: 1\r\n").is_some());
+    let mut shed = Peer::connect(proxy.inbound()).await;
+    for _ in 0..20 {
+        shed.send(GET).await;
+        let answer = shed.response().await.unwrap();
+        assert!(is_refusal(&answer, "503"), "{}", show(&answer));
+        assert!(find(&answer, b"retry-after: 1\r\n").is_some());
+    }
+    let reason = ["direction=\"inbound\"", "reason=\"requests\""];
+    let counted = proxy.metric("pillion_rejections_total", &reason).await;
+    assert!((counted - 20.0).abs() < 0.5, "{counted} counted");
+    go.send(true).unwrap();
+    for caller in &mut served {
+        assert_eq!(caller.response().await.unwrap(), OK, "not disturbed");
+    }
+    shed.send(GET).await;
+    assert_eq!(shed.response().await.unwrap(), OK, "there is place again");
+}
+
+#[tokio::test]
+async fn whoever_is_slow_holds_up_only_the_own_exchange() {
+    const LARGE: usize = 8 << 20;
+    let upstream = Recorder::start(|_, mut peer| async move {
+        while let Ok(request) = peer.request().await {
+            if find(&request, b"/silent").is_some() {
+                peer.rest().await.ok();
+                return;
+            }
+            if find(&request, b"/large").is_some() {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+                peer.send(head.as_bytes()).await;
+                peer.send(&vec![b'x'; LARGE]).await;
+                continue;
+            }
+            peer.send(OK).await;
+        }
+    })
+    .await;
+    // One worker: all of it happens on one thread.
+    let proxy = Pillion::inbound_to(upstream.addr, json!({}));
+    let mut slow = Vec::new();
+    for path in ["/silent", "/large"].repeat(10) {
+        let mut caller = Peer::connect(proxy.inbound()).await;
+        let get = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        // Neither is ever read.
+        caller.send(get.as_bytes()).await;
+        slow.push(caller);
+    }
+    let mut caller = Peer::connect(proxy.inbound()).await;
+    let start = Instant::now();
+    for _ in 0..100 {
+        caller.send(GET).await;
+        assert_eq!(caller.response().await.unwrap(), OK);
+    }
+    let each = start.elapsed() / 100;
+    assert!(each < Duration::from_millis(100), "{each:?} for each");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod keep;
 mod kubernetes;
 mod layers;
 mod ledger;
+mod library_alone;
 mod limits;
 mod linking;
 mod operations;

@@ -18,6 +18,8 @@ pub(super) struct Facts {
     pub(super) is_old: bool,
     /// What follows the message may be no HTTP.
     pub(super) upgrade: bool,
+    /// There was an `Expect`.
+    pub(super) expects: bool,
     /// There was a `Host`.
     pub(super) has_host: bool,
     /// `Content-Length`.
@@ -43,6 +45,7 @@ impl Facts {
                     return malformed("Host is no host and port");
                 }
             }
+            6 if name.eq_ignore_ascii_case(b"expect") => self.expects = true,
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
@@ -175,7 +178,10 @@ fn check_target(target: &[u8], is_connect: bool) -> Result<(), Refusal> {
 }
 
 /// Name and trimmed value of a field line.
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+///
+/// # Errors
+/// Says why it is none.
+pub(in crate::proxy) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     let len = line.iter().take_while(|byte| is_token(**byte)).count();
     let (name, value) = line.split_at(len);
     let Some((b':', value)) = value.split_first() else {

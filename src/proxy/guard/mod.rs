@@ -19,7 +19,10 @@ use crate::telemetry::metrics::Rejection;
 
 pub(super) use check::check;
 pub(super) use check::check_host;
+pub(super) use lines::field;
 pub(super) use scan::Bounds;
+pub(super) use scan::Whole;
+pub(super) use scan::whole;
 pub(super) use wire::Guarded;
 
 /// Why bytes are not passed on.

@@ -87,6 +87,42 @@ struct Head {
     facts: Facts,
 }
 
+/// A request that is whole and says nothing unusual: HTTP/1.1, no upgrade, no expectation, no transfer coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct Whole {
+    /// Bytes of its head.
+    pub(in crate::proxy) head: usize,
+    /// Bytes of its content.
+    pub(in crate::proxy) content: usize,
+    /// Header fields.
+    pub(in crate::proxy) fields: usize,
+}
+
+/// The request at the front of `bytes` by the same rule as everywhere; `None`: not whole, not usual, or refused.
+pub(in crate::proxy) fn whole(bytes: &[u8], bounds: Bounds) -> Option<Whole> {
+    let mut scanner = Scanner::new(bounds);
+    // An empty line in front is to be ignored, but who sends one is not usual.
+    if bytes.first()? == &b'\r' {
+        return None;
+    }
+    let head = scanner.read_lines(bytes).ok()??;
+    let Facts {
+        is_old,
+        upgrade,
+        expects,
+        chunked,
+        length,
+        ..
+    } = scanner.head.facts;
+    let content = usize::try_from(length.unwrap_or(0)).ok()?;
+    let is_usual = !is_old && !upgrade && !expects && !chunked;
+    (is_usual && content <= bytes.len() - head).then_some(Whole {
+        head,
+        content,
+        fields: scanner.head.n_lines - 1,
+    })
+}
+
 impl Scanner {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
@@ -164,6 +200,14 @@ impl Scanner {
 
     /// The length of the head at the front; `None`: not complete.
     fn read_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        let len = self.read_lines(bytes)?;
+        if len.is_some() {
+            self.begin_body();
+        }
+        Ok(len)
+    }
+
+    fn read_lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some((line, next)) = self.next_line(bytes)? {
             match (self.head.n_lines, line) {
                 // Empty lines before a request are to be ignored.
@@ -174,7 +218,6 @@ impl Scanner {
                 }
                 (_, []) => {
                     self.head.facts.check()?;
-                    self.begin_body();
                     return Ok(Some(next));
                 }
                 (_, line) => {

@@ -2,8 +2,11 @@
 //!
 //! Each worker has its own pool; a connection never moves between threads.
 
+mod answering;
 mod connect;
+mod link;
 mod pool;
+mod streams;
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -19,14 +22,20 @@ use hyper::client::conn::TrySendError;
 use crate::model::HostPort;
 use crate::net::tls::ClientTls;
 use crate::proxy::body::RequestBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::upstream::link::Link;
 use crate::telemetry::metrics::ActiveGuard;
 
 pub use connect::Connector;
 pub use connect::Inside;
+pub use link::Plain;
+pub use link::Speaker;
 pub use pool::Opened;
 pub use pool::Opening;
 pub use pool::Pool;
 pub use pool::PoolLimits;
+
+pub(super) use answering::Read;
 
 /// What makes two upstream connections interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -109,19 +118,49 @@ pub struct Lease {
 
 enum Sender {
     Http1(hyper::client::conn::http1::SendRequest<RequestBody>),
-    Http2(pool::SharedSender),
+    Http2(streams::SharedSender),
+    Plain(Box<Plain>),
 }
 
 impl Lease {
-    /// Sends one request. The error says whether the request was not sent at all and can go elsewhere.
+    /// Has the library send one request. The error says whether the request was not sent at all and can go elsewhere.
+    /// `None`: the library does not speak on this connection.
     pub async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.sender {
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+        Some(match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(shared) => shared.sender.try_send_request(request).await,
+            Sender::Plain(_) => return None,
+        })
+    }
+
+    /// The connection itself; `None` when the library speaks on it.
+    pub(super) fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.sender {
+            Sender::Plain(plain) => Some(plain),
+            _ => None,
         }
+    }
+
+    /// Has the library read the answer to a request that was sent without it; `request` is what it takes for that
+    /// one. The connection ends with the answer.
+    ///
+    /// # Errors
+    /// The upstream broke the exchange.
+    pub(super) async fn answer(
+        self,
+        request: Request<RequestBody>,
+        read: Read,
+    ) -> Result<Response<Incoming>, ProxyError> {
+        let mut sender = match self.sender {
+            Sender::Plain(plain) => self.pool.adopt(plain, self.peer, read).await?,
+            Sender::Http1(sender) => sender,
+            Sender::Http2(_) => return Err(ProxyError::BadResponse("not HTTP/1")),
+        };
+        let answer = sender.send_request(request).await;
+        answer.map_err(ProxyError::Exchange)
     }
 
     /// True for HTTP/2.
@@ -141,8 +180,11 @@ impl Lease {
             ..
         } = self;
         drop(in_use);
-        if let Sender::Http1(sender) = sender {
-            pool.put(destination, sender, peer, idle_limit, Instant::now());
-        }
+        let link = match sender {
+            Sender::Http1(sender) => Link::Library(sender),
+            Sender::Plain(plain) => Link::Plain(plain),
+            Sender::Http2(_) => return,
+        };
+        pool.put(destination, link, peer, idle_limit, Instant::now());
     }
 }

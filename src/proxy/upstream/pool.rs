@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +16,8 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use parking_lot::Mutex;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,6 +35,13 @@ use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::Ends;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Sender;
+use crate::proxy::upstream::answering::Answering;
+use crate::proxy::upstream::answering::Read;
+use crate::proxy::upstream::link::Idle;
+use crate::proxy::upstream::link::Link;
+use crate::proxy::upstream::link::Plain;
+use crate::proxy::upstream::link::Speaker;
+use crate::proxy::upstream::streams::SharedSender;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::metrics::PoolMetrics;
 
@@ -82,36 +90,11 @@ struct State {
     opening: HashMap<Destination, Arc<tokio::sync::Mutex<()>>>,
 }
 
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    peer: Ends,
-    until: Instant,
-}
-
 /// A stream, its peer, and where the time went.
 pub type Opened<IO> = (IO, Ends, ConnectTiming);
 
 /// A connection that is being opened before anybody knows what it will carry.
 pub type Opening = Pin<Box<dyn Future<Output = Result<Opened<TcpStream>, ProxyError>> + Send>>;
-
-/// A handle on a shared HTTP/2 connection; dropping it frees its stream.
-pub(super) struct SharedSender {
-    pub(super) sender: http2::SendRequest<RequestBody>,
-    peer: Ends,
-    streams: Arc<AtomicUsize>,
-    used: Arc<AtomicBool>,
-    counted: bool,
-    /// Since when the pool's own handle has seen no stream.
-    idle_since: Option<Instant>,
-}
-
-impl Drop for SharedSender {
-    fn drop(&mut self) {
-        if self.counted {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
 
 impl Pool {
     /// An empty pool.
@@ -133,8 +116,8 @@ impl Pool {
         })
     }
 
-    /// A connection for one exchange: an idle one, a stream on a shared one, or a new one; the new one is `opening`
-    /// when that is given.
+    /// A connection for one exchange on which `speaker` speaks: an idle one, a stream on a shared one, or a new one;
+    /// the new one is `opening` when that is given.
     ///
     /// # Errors
     /// Opening failed, or none became free in time.
@@ -143,6 +126,7 @@ impl Pool {
         destination: &Destination,
         connector: Connector,
         fresh: bool,
+        speaker: Speaker,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
         // Opening needs a large state, which an exchange on an open connection should not carry: hence the boxes.
@@ -152,29 +136,30 @@ impl Pool {
                 None => Box::pin(self.open_http2(destination, connector, opening)).await,
             };
         }
-        if !fresh && let Some(idle) = self.take(destination) {
+        if !fresh && let Some(idle) = self.take(destination, speaker) {
             return Ok(self.lend_idle(destination, idle));
         }
-        Box::pin(self.lease_new(destination, connector, opening)).await
+        Box::pin(self.lease_new(destination, connector, speaker, opening)).await
     }
 
     async fn lease_new(
         self: &Arc<Self>,
         destination: &Destination,
         connector: Connector,
+        speaker: Speaker,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
         let permit = match self.try_permit() {
             Some(permit) => permit,
             None => {
                 self.metrics.waits.increment(1);
-                match self.wait(destination).await? {
+                match self.wait(destination, speaker).await? {
                     Waited::Idle(idle) => return Ok(self.lend_idle(destination, idle)),
                     Waited::Permit(permit) => permit,
                 }
             }
         };
-        self.open_http1(destination, connector, permit, opening)
+        self.open_http1(destination, connector, speaker, permit, opening)
             .await
     }
 
@@ -182,12 +167,12 @@ impl Pool {
     pub(super) fn put(
         &self,
         destination: Destination,
-        sender: http1::SendRequest<RequestBody>,
+        link: Link,
         peer: Ends,
         idle_limit: Option<Duration>,
         now: Instant,
     ) {
-        if sender.is_closed() || self.limits.idle_per_destination == 0 {
+        if link.is_over() || self.limits.idle_per_destination == 0 {
             return;
         }
         let ours = match self.limits.idle {
@@ -202,7 +187,7 @@ impl Pool {
             self.metrics.idle.decrement(1.0);
         }
         list.push_back(Idle {
-            sender,
+            link,
             peer,
             until: now + limit,
         });
@@ -231,7 +216,7 @@ impl Pool {
         let mut state = self.state.lock();
         state.idle.retain(|_, list| {
             let before = list.len();
-            list.retain(|idle| idle.until > now && !idle.sender.is_closed());
+            list.retain_mut(|idle| idle.until > now && !idle.link.is_closed());
             removed += before - list.len();
             !list.is_empty()
         });
@@ -248,18 +233,21 @@ impl Pool {
     }
 
     /// The most recently used idle connection that is still good.
-    fn take(&self, destination: &Destination) -> Option<Idle> {
+    fn take(&self, destination: &Destination, speaker: Speaker) -> Option<Idle> {
         let mut state = self.state.lock();
         let list = state.idle.get_mut(destination)?;
         let now = Instant::now();
         let mut at = list.len();
         while at > 0 {
             at -= 1;
-            let idle = &list[at];
-            if idle.sender.is_closed() || idle.until <= now {
+            let idle = &mut list[at];
+            if idle.link.speaker() != speaker {
+                continue;
+            }
+            if idle.link.is_closed() || idle.until <= now {
                 list.remove(at);
                 self.metrics.idle.decrement(1.0);
-            } else if idle.sender.is_ready() {
+            } else if idle.link.is_ready() {
                 self.metrics.idle.decrement(1.0);
                 return list.remove(at);
             }
@@ -270,7 +258,7 @@ impl Pool {
 
     fn lend_idle(self: &Arc<Self>, destination: &Destination, idle: Idle) -> Lease {
         Lease {
-            sender: Sender::Http1(idle.sender),
+            sender: idle.link.into(),
             pool: self.clone(),
             destination: destination.clone(),
             peer: idle.peer,
@@ -286,7 +274,11 @@ impl Pool {
         self.permits.clone().try_acquire_owned().ok()
     }
 
-    async fn wait(&self, destination: &Destination) -> Result<Waited, ProxyError> {
+    async fn wait(
+        &self,
+        destination: &Destination,
+        speaker: Speaker,
+    ) -> Result<Waited, ProxyError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = scopeguard(|| {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -294,7 +286,7 @@ impl Pool {
         self.evict_idle();
         let found = async {
             loop {
-                if let Some(idle) = self.take(destination) {
+                if let Some(idle) = self.take(destination, speaker) {
                     return Waited::Idle(idle);
                 }
                 tokio::select! {
@@ -303,7 +295,7 @@ impl Pool {
                             return Waited::Permit(permit);
                         }
                     }
-                    () = self.returned.notified() => self.evict_other(destination),
+                    () = self.returned.notified() => self.evict_other(destination, speaker),
                 }
             }
         };
@@ -329,15 +321,15 @@ impl Pool {
         self.metrics.idle.decrement(1.0);
     }
 
-    /// An idle connection of another destination makes room for a waiter.
-    fn evict_other(&self, destination: &Destination) {
+    /// An idle connection that this waiter cannot use makes room for one that it can.
+    fn evict_other(&self, destination: &Destination, speaker: Speaker) {
         let mut state = self.state.lock();
-        let others = state
-            .idle
-            .iter_mut()
-            .filter(|(other, _)| *other != destination);
-        if let Some((_, list)) = others.into_iter().find(|(_, list)| !list.is_empty()) {
-            list.pop_front();
+        let useless = state.idle.iter_mut().find_map(|(other, list)| {
+            let is_useless = |idle: &Idle| other != destination || idle.link.speaker() != speaker;
+            let at = list.iter().position(is_useless)?;
+            list.remove(at)
+        });
+        if useless.is_some() {
             self.metrics.idle.decrement(1.0);
         }
     }
@@ -346,26 +338,22 @@ impl Pool {
         self: &Arc<Self>,
         destination: &Destination,
         connector: Connector,
+        speaker: Speaker,
         permit: OwnedSemaphorePermit,
         opening: Option<Opening>,
     ) -> Result<Lease, ProxyError> {
         let (stream, peer, timing) = self.open(destination, connector, opening).await?;
-        let (sender, connection) = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_headers(self.limits.headers)
-            .max_buf_size(self.limits.head_size.max(16 * 1024))
-            .handshake(self.io(stream))
-            .await
-            .map_err(ProxyError::Exchange)?;
         let open = self.connections.open();
-        tokio::spawn(async move {
-            let _held = (open, permit);
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, peer = %peer, "upstream connection ended");
+        let io = Metered::new(stream, self.connections.clone());
+        let sender = match speaker {
+            Speaker::Library => {
+                let held = (open, permit);
+                Sender::Http1(self.handshake(io, peer, held).await?)
             }
-        });
+            Speaker::Plain => Sender::Plain(Box::new(Plain { io, open, permit })),
+        };
         Ok(Lease {
-            sender: Sender::Http1(sender),
+            sender,
             pool: self.clone(),
             destination: destination.clone(),
             peer,
@@ -374,6 +362,48 @@ impl Pool {
             idle_limit: None,
             in_use: self.metrics.in_use.enter(),
         })
+    }
+
+    /// Has the library speak HTTP/1 on a connection; `held` is held for as long as that lasts.
+    async fn handshake<IO>(
+        &self,
+        io: IO,
+        peer: Ends,
+        held: impl Send + 'static,
+    ) -> Result<http1::SendRequest<RequestBody>, ProxyError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_headers(self.limits.headers)
+            .max_buf_size(self.limits.head_size.max(16 * 1024))
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ProxyError::Exchange)?;
+        tokio::spawn(async move {
+            let _held = held;
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(%error, peer = %peer, "upstream connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Has the library read the answer to a request that was sent without it: `read` is what came already. The
+    /// connection ends with that answer.
+    ///
+    /// # Errors
+    /// Not one of ours.
+    pub(in crate::proxy) async fn adopt(
+        &self,
+        plain: Box<Plain>,
+        peer: Ends,
+        read: Read,
+    ) -> Result<http1::SendRequest<RequestBody>, ProxyError> {
+        let Plain { io, open, permit } = *plain;
+        self.handshake(Answering::new(io, read), peer, (open, permit))
+            .await
     }
 
     async fn open_http2(
@@ -397,7 +427,7 @@ impl Pool {
             Some(permit) => permit,
             None => {
                 self.metrics.waits.increment(1);
-                match self.wait(destination).await? {
+                match self.wait(destination, Speaker::Library).await? {
                     Waited::Permit(permit) => permit,
                     Waited::Idle(_) => return Err(ProxyError::PoolTimeout(Duration::ZERO)),
                 }
@@ -419,14 +449,7 @@ impl Pool {
                 debug!(%error, peer = %peer, "upstream connection ended");
             }
         });
-        let shared = SharedSender {
-            sender,
-            peer,
-            streams: Arc::default(),
-            used: Arc::new(AtomicBool::new(false)),
-            counted: false,
-            idle_since: None,
-        };
+        let shared = SharedSender::new(sender, peer);
         let lent = shared.lend();
         self.state
             .lock()
@@ -542,34 +565,6 @@ impl State {
                 list.remove(at);
                 return;
             }
-        }
-    }
-}
-
-impl SharedSender {
-    fn is_idle(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) == 0
-    }
-
-    /// True when it has carried no stream for so long; to be asked now and then.
-    fn is_stale(&mut self, now: Instant, limit: Duration) -> bool {
-        if !self.is_idle() {
-            self.idle_since = None;
-            return false;
-        }
-        let since = *self.idle_since.get_or_insert(now);
-        now.saturating_duration_since(since) >= limit
-    }
-
-    fn lend(&self) -> Self {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Self {
-            sender: self.sender.clone(),
-            peer: self.peer,
-            streams: self.streams.clone(),
-            used: self.used.clone(),
-            counted: true,
-            idle_since: None,
         }
     }
 }

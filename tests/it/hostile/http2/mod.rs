@@ -3,6 +3,7 @@
 mod inputs;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -57,6 +58,7 @@ async fn run(input: &Input, to: SocketAddr, upstream: &Recorder) -> Result<(), S
     caller.send(&input.bytes).await;
     if input.gets == Gets::Survives {
         next_is_served(to).await?;
+        settled(upstream).await;
         return check_nothing_smuggled(upstream);
     }
     let came = answer(&mut caller).await;
@@ -78,7 +80,20 @@ async fn run(input: &Input, to: SocketAddr, upstream: &Recorder) -> Result<(), S
     if !seen.is_empty() && !is_flood && (!input.in_part || message_length(&seen, 0).is_some()) {
         return Err(format!("the upstream saw {}", show(&seen)));
     }
-    next_is_served(to).await
+    next_is_served(to).await?;
+    if is_flood {
+        settled(upstream).await;
+    }
+    Ok(())
+}
+
+/// Waits until no request of an input arrives any more: it would be taken for the next input's.
+async fn settled(upstream: &Recorder) {
+    let mut before = usize::MAX;
+    while upstream.all().len() != before {
+        before = upstream.all().len();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Every input once; what failed.
