@@ -24,17 +24,22 @@ impl Running {
                 Err("pillion exec --shims, or the files of pillion shims and linking.shims")
             }
         };
-        let kernel = match (config.kernel, self.shared.kernel.is_some()) {
+        let kernel = match (config.kernel, self.shared.kernel.get().is_some()) {
             (_, true) => Ok(()),
             (correlate::Kernel::Off, false) => Err("linking.kernel"),
             (_, false) => Err("CAP_BPF and CAP_PERFMON; the log says what was refused"),
+        };
+        let lineage = match config.mode.follows_events() {
+            true => kernel,
+            false => Err("linking.mode: eager, at the start"),
         };
         let setting = |on, name| if on { Ok(()) } else { Err(name) };
         let layers = [
             ("forwarded", setting(config.forwarded, "linking.forwarded")),
             ("shim", shims),
             ("thread, preload", preload),
-            ("thread and lineage, kernel", kernel),
+            ("thread, kernel", kernel),
+            ("lineage, kernel", lineage),
             ("value", setting(config.values, "linking.values")),
             ("exclusive", setting(config.exclusive, "linking.exclusive")),
         ];
@@ -45,7 +50,7 @@ impl Running {
                 Err(needs) => json!({ "layer": layer, "active": false, "needs": needs }),
             })
             .collect();
-        let profile = match self.shared.kernel.is_some() {
+        let profile = match self.shared.kernel.get().is_some() {
             true => "bpf",
             false => "restricted",
         };

@@ -104,7 +104,7 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if config.values {
             by_values(in_flight, call, &mut evidence);
         }
-        if config.mode.follows_events() && evidence.pointed.is_none() {
+        if config.mode.follows_events() && evidence.pointed.is_empty() {
             by_kernel(in_flight, call, Method::Lineage, &mut evidence);
         }
     }
@@ -148,8 +148,8 @@ fn audit(config: &Config, in_flight: &InFlight, call: &Call, context: &SpanConte
     if config.preload {
         by_thread(in_flight, call, &mut evidence);
     }
-    for witness in call.witnesses {
-        by_kernel(in_flight, witness, &mut evidence);
+    for method in [Method::Thread, Method::Lineage] {
+        by_kernel(in_flight, call, method, &mut evidence);
     }
     if config.values {
         by_values(in_flight, call, &mut evidence);
