@@ -358,12 +358,14 @@ fn correlate_pieces() {
         context: Some(context(number)),
         ..Arrival::default()
     };
+    let now = Instant::now();
     for crowd in [1, 64] {
         let table = InFlight::new(2);
         let guards: Vec<_> = (0..crowd)
-            .map(|number| table.enter(0, arrival(number + 1)))
+            .map(|number| table.enter(0, arrival(number + 1), now))
             .collect();
         let (parent, call) = (context(1), |extracted| Call {
+            verb: &http::Method::GET,
             uri: &uri,
             headers: &headers,
             extracted,
@@ -371,10 +373,11 @@ fn correlate_pieces() {
             carried: Carried::Nothing,
             served: None,
             witnesses: &[],
+            now,
         });
         let name = |what: &str| format!("correlate/{what}, {crowd}");
         piece(&name("enter and leave"), TIMES, || {
-            drop(table.enter(1, arrival(1)));
+            drop(table.enter(1, arrival(1), now));
         });
         piece(&name("forwarded"), TIMES, || {
             black_box(correlate::find(&config, &table, &call(Some(&parent))));

@@ -223,9 +223,10 @@ async fn what_is_hostile_is_refused_counted_and_harms_nothing() {
     let good = data!("jaeger/01-python-4.8.0-compact-oneway-const-sampler.bin");
     let zipkin = Send::Post("/api/v2/spans", JSON, "");
     let thrift = Send::Post("/api/traces", "application/x-thrift", "");
-    // Port, way, bytes, status, how it is counted, why.
+    /// Port, way, bytes, status, how it is counted, why.
+    type Case<'a> = (&'a str, Send, &'a [u8], u16, &'a str, &'a str);
     #[rustfmt::skip]
-    let cases: &[(&str, Send, &[u8], u16, &str, &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("jaeger.compact", Send::Datagram, &noise, 0, "malformed", "noise"),
         ("jaeger.compact", Send::Datagram, b"", 0, "malformed", "empty"),
         ("jaeger.compact", Send::Datagram, &good[..good.len() / 2], 0, "malformed", "cut short"),
