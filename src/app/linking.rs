@@ -1,10 +1,25 @@
-//! What `/linking` says: which evidence is in force, what the rest would need, how often it was right.
+//! Evidence for linking from outside the traffic: asked for at start, and told of in `/linking` with what the rest would
+//! need and how often each was right.
+
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::json;
+use tracing::info;
+use tracing::warn;
 
+use crate::app::run::RunError;
 use crate::app::run::Running;
 use crate::correlate;
+use crate::net::evidence::Evidence;
+use crate::net::kernel::Kernel;
+use crate::net::kernel::network_namespace;
+use crate::net::memory;
+use crate::net::netns::Netns;
+use crate::proxy::shared::Shared;
+
+/// How far a thread's priority is lowered for work that nobody waits for.
+const PATIENT: i32 = 10;
 
 impl Running {
     /// The layers in force for new connections.
@@ -63,5 +78,61 @@ impl Running {
             "audit": in_flight.audit(),
             "exclusive": in_flight.learned(),
         })
+    }
+}
+
+/// Memory for what a library in the program says; without it only links are missing.
+pub(super) fn evidence() -> Option<Evidence> {
+    Evidence::new()
+        .inspect_err(
+            |error| warn!(%error, "no memory for linking.preload: threads are not looked at"),
+        )
+        .ok()
+}
+
+/// Has the kernel give evidence: at once when that is required, else as soon as it can, beside the start.
+///
+/// # Errors
+/// It is required and refused.
+pub(super) fn ask_kernel(
+    config: &correlate::Config,
+    inside: Option<&Netns>,
+    shared: &Arc<Shared>,
+) -> Result<(), RunError> {
+    if config.kernel == correlate::Kernel::Off {
+        return Ok(());
+    }
+    let network = match inside {
+        Some(inside) => inside.run(network_namespace)?,
+        None => network_namespace(),
+    }?;
+    let follows_events = config.mode.follows_events();
+    if config.kernel == correlate::Kernel::Required {
+        let loaded = Kernel::load(network, follows_events);
+        memory::trim();
+        use_kernel(shared, loaded?);
+        return Ok(());
+    }
+    let shared = shared.clone();
+    let load = move || {
+        // Who serves goes first.
+        rustix::process::setpriority_process(None, PATIENT).ok();
+        let loaded = Kernel::load(network, follows_events);
+        // The kernel's description of itself was read for this alone.
+        memory::trim();
+        match loaded {
+            Ok(kernel) => use_kernel(&shared, kernel),
+            Err(error) => info!(%error, "linking does without the kernel"),
+        }
+    };
+    std::thread::Builder::new()
+        .name("kernel".to_owned())
+        .spawn(load)?;
+    Ok(())
+}
+
+fn use_kernel(shared: &Shared, kernel: Kernel) {
+    if shared.kernel.set(kernel).is_ok() {
+        info!("linking looks at threads in the kernel");
     }
 }

@@ -29,6 +29,7 @@ use crate::app::build;
 use crate::app::build::BuildError;
 use crate::app::build::Lasting;
 use crate::app::ledger;
+use crate::app::linking;
 use crate::app::receivers;
 use crate::app::sampling::Sampling;
 use crate::app::systemd;
@@ -40,14 +41,10 @@ use crate::config::Sources;
 use crate::config::Watch;
 use crate::config::diff;
 use crate::config::watch;
-use crate::correlate;
 use crate::model::Resource;
 use crate::model::Text;
 use crate::net::drain::Drain;
-use crate::net::evidence::Evidence;
-use crate::net::kernel::Kernel;
 use crate::net::kernel::KernelError;
-use crate::net::kernel::network_namespace;
 use crate::net::memory;
 use crate::net::netns::Netns;
 use crate::net::tls::ServerTls;
@@ -70,8 +67,6 @@ use crate::tracer::clock::Clock;
 
 /// How often the clock follows the wall clock.
 const RESYNC: Duration = Duration::from_secs(10);
-/// How far a thread's priority is lowered for work that nobody waits for.
-const PATIENT: i32 = 10;
 /// How long our own last log lines may take.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
@@ -215,57 +210,6 @@ pub(super) fn apply(running: &Running, control: &Control, event: Event) {
     event.answer(answer);
 }
 
-/// Memory for what a library in the program says; without it only links are missing.
-fn evidence() -> Option<Evidence> {
-    Evidence::new()
-        .inspect_err(
-            |error| warn!(%error, "no memory for linking.preload: threads are not looked at"),
-        )
-        .ok()
-}
-
-/// Has the kernel give evidence: at once when that is required, else as soon as it can, beside the start.
-///
-/// # Errors
-/// It is required and refused.
-fn ask_kernel(
-    config: &correlate::Config,
-    inside: Option<&Netns>,
-    shared: &Arc<Shared>,
-) -> Result<(), RunError> {
-    if config.kernel == correlate::Kernel::Off {
-        return Ok(());
-    }
-    let network = match inside {
-        Some(inside) => inside.run(network_namespace)?,
-        None => network_namespace(),
-    }?;
-    let follows_events = config.mode.follows_events();
-    if config.kernel == correlate::Kernel::Required {
-        use_kernel(shared, Kernel::load(network, follows_events)?);
-        return Ok(());
-    }
-    let shared = shared.clone();
-    let load = move || {
-        // Who serves goes first.
-        rustix::process::setpriority_process(None, PATIENT).ok();
-        match Kernel::load(network, follows_events) {
-            Ok(kernel) => use_kernel(&shared, kernel),
-            Err(error) => info!(%error, "linking does without the kernel"),
-        }
-    };
-    std::thread::Builder::new()
-        .name("kernel".to_owned())
-        .spawn(load)?;
-    Ok(())
-}
-
-fn use_kernel(shared: &Shared, kernel: Kernel) {
-    if shared.kernel.set(kernel).is_ok() {
-        info!("linking looks at threads in the kernel");
-    }
-}
-
 impl Running {
     /// Binds, builds and starts everything but the admin port.
     ///
@@ -308,9 +252,9 @@ impl Running {
             resource.clone(),
         )?;
         let own = build::own_addresses(&bound);
-        let evidence = config.linking.preload.then(evidence).flatten();
+        let evidence = config.linking.preload.then(linking::evidence).flatten();
         let shared = Shared::new(snapshot, workers, &metrics, own, evidence);
-        ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
+        linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
         let running = Arc::new(Self {
             dump: Mutex::default(),
             shared,

@@ -38,9 +38,10 @@ impl Peak {
     }
 }
 
+/// Gives back what was freed, once. Takes each heap's lock for as long as the walk through it lasts.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
-fn trim() {
+pub fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
@@ -50,7 +51,7 @@ fn trim() {
 
 /// Other C libraries give memory back by themselves or not at all.
 #[cfg(not(target_env = "gnu"))]
-fn trim() {}
+pub fn trim() {}
 
 #[cfg(test)]
 mod tests {

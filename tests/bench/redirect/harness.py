@@ -110,6 +110,8 @@ class Proxy:
             "sampling": {"constant": {"decision": True}},
             # Spans are counted and gone: a store of recent ones would fill up meanwhile.
             "view": {"enabled": False},
+            # Its descriptors and memory come a moment after the start.
+            "linking": {"kernel": "off"},
             "shutdown": {"drain_timeout": "100ms"},
             **settings,
         }
