@@ -60,7 +60,7 @@ pub struct Inbound {
     nonce: u64,
     /// The port from which it was passed on to the program; 0 until then.
     port: AtomicU16,
-    /// When it was passed on, as the bits of a [`Moment`].
+    /// When it was passed on, as the bits of a [`Moment`]; 0 while that is not known.
     since: AtomicU32,
     /// Order of arrival.
     sequence: u64,
@@ -299,16 +299,20 @@ impl InFlight {
 }
 
 impl Inbound {
-    /// It goes to the program on the connection that was opened from this port.
-    pub fn passed_on_from(&self, port: u16) {
-        self.since.store(Moment::now().bits(), Ordering::Release);
+    /// It goes to the program on the connection that was opened from this port. `at`: now, where the kernel is asked.
+    pub fn passed_on_from(&self, port: u16, at: Option<Moment>) {
+        let since = at.map_or(0, |at| at.bits().max(1));
+        self.since.store(since, Ordering::Release);
         self.port.store(port, Ordering::Release);
     }
 
     /// True when the program could work on it at this moment, on the connection from this port.
     pub(super) fn was_on(&self, port: u16, at: Moment) -> bool {
-        let since = || Moment::from_bits(self.since.load(Ordering::Acquire));
-        self.port() == port && since().is_until(at)
+        if self.port() != port {
+            return false;
+        }
+        let since = self.since.load(Ordering::Acquire);
+        since != 0 && Moment::from_bits(since).is_until(at)
     }
 
     fn window(&self) -> (Shape, Start, Instant) {

@@ -15,6 +15,7 @@ use http_body::Frame;
 
 use crate::correlate::InboundGuard;
 use crate::model::Kind;
+use crate::net::kernel::Moment;
 use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Conn;
@@ -106,7 +107,8 @@ impl Exchange {
         self.times.connect = lease.timing;
         self.times.reused = lease.reused;
         if let Some(guard) = &self.guard {
-            guard.inbound().passed_on_from(lease.peer.local_port);
+            let at = self.conn.worker.shared.kernel.get().map(|_| Moment::now());
+            guard.inbound().passed_on_from(lease.peer.local_port, at);
         }
         if self.kind == Kind::Client
             && let Some(span) = &mut self.span

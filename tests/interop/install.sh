@@ -292,7 +292,8 @@ install_debian() {
   local missing=()
   want cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
     java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server \
-    mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools
+    mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools \
+    valgrind:valgrind
   # Debian's python3 alone cannot make virtual environments.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   install_packages

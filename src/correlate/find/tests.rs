@@ -249,8 +249,8 @@ fn a_thread_points_at_the_request_on_the_connection_it_serves() {
     };
     let a = enter(&in_flight, 1, "/", "");
     let b = enter(&in_flight, 2, "/", "");
-    a.inbound().passed_on_from(40_001);
-    b.inbound().passed_on_from(40_002);
+    a.inbound().passed_on_from(40_001, Some(Moment::now()));
+    b.inbound().passed_on_from(40_002, Some(Moment::now()));
     let call = |config: &Config, served| {
         let given = Given {
             served,
@@ -271,7 +271,9 @@ fn a_thread_points_at_the_request_on_the_connection_it_serves() {
         "off"
     );
     let other_stream = enter(&in_flight, 3, "/", "");
-    other_stream.inbound().passed_on_from(40_002);
+    other_stream
+        .inbound()
+        .passed_on_from(40_002, Some(Moment::now()));
     assert_eq!(
         call(&preload, Some(40_002)),
         (None, "none", "none", 2),
@@ -284,10 +286,10 @@ fn the_kernel_points_at_the_request_that_was_on_the_connection_then() {
     let in_flight = InFlight::new(1);
     let a = enter(&in_flight, 1, "/", "");
     let b = enter(&in_flight, 2, "/", "");
-    a.inbound().passed_on_from(40_001);
+    a.inbound().passed_on_from(40_001, Some(Moment::now()));
     let before = Moment::now();
     while Moment::now() == before {}
-    b.inbound().passed_on_from(40_002);
+    b.inbound().passed_on_from(40_002, Some(Moment::now()));
     let call = |witnesses: &[(Method, u16, Moment)]| {
         let witnesses = witnesses
             .iter()

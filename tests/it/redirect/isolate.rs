@@ -26,9 +26,12 @@ fn net() -> Option<Net> {
 
 /// `exec --isolate`, the pod being the machine.
 fn exec(net: &Net, args: &[&str]) -> Pillion {
-    let config = tempfile::NamedTempFile::new().unwrap();
+    // Outlives the test, whole at any time: the program reads it when it gets there.
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let config = tempfile::NamedTempFile::new_in(folder).unwrap();
     std::fs::write(config.path(), CONFIG).unwrap();
-    let (_, path) = config.keep().unwrap();
+    let path = folder.join("isolate.yaml");
+    config.persist(&path).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
     crate::support::pillion::scrub(&mut command);
     command.args(["exec", "--isolate", "--log-format", "json", "-c"]);

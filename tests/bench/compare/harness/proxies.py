@@ -276,6 +276,8 @@ def pillion(binary, tracing):
             },
             "outbound": {"enabled": False},
             "admin": {"listen": f"127.0.0.1:{system.free_port()}"},
+            # As in a pod that grants no capabilities.
+            "linking": {"kernel": "off"},
             "spans": {"enabled": tracing is not None, "routes": [f"/o{index}" for index in range(w.routes)]},
         }
         if w.tls:
