@@ -1,7 +1,7 @@
 //! Spans of programs: what Jaeger's agent and collector, an OpenTelemetry Collector, Zipkin or SkyWalking would take
 //! from the programs of this pod, on their usual ports.
 //!
-//! Whatever the wire, spans end in [`Intake::take`], which hands them to the same reporters as spans of our own, under the
+//! Whatever the wire, spans end in `Intake::take`, which hands them to the same reporters as spans of our own, under the
 //! resource of the program that made them. Nothing is sampled again. Programs that ask for sampling strategies get those
 //! of the backend that this sidecar follows.
 //!

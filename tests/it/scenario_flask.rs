@@ -287,7 +287,7 @@ async fn with_the_preloaded_library_every_trace_of_a_crowd_is_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_kernel_every_trace_of_a_crowd_is_whole() {
-    // On a busy machine 1 of 864 calls was once unknown; where it was lost is not understood.
+    // On a busy machine one trace of 288 was once in two; where the evidence was lost is not understood.
     crowd(&[], "required", 2).await;
 }
 

@@ -75,7 +75,7 @@ pub(super) struct SpoolBook {
     damaged: AtomicU64,
 }
 
-/// One reading of a [`SpoolBook`].
+/// One reading of a `SpoolBook`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SpoolSnapshot {
     /// Spans on the disk; those of this process are part of `queued`.
