@@ -398,12 +398,27 @@ where
         .with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
+        // What has arrived already counts.
+        biased;
         result = serving.as_mut() => result,
         () = drain.signaled() => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = serving => result,
-                () = conn.phase.head_for(LAST_HEAD) => return CloseReason::Drain,
+            let late = conn.phase.head_for(LAST_HEAD);
+            tokio::pin!(late);
+            // The library does not know of a head that the guard still holds, and would close.
+            let served = tokio::select! {
+                result = serving.as_mut() => Some(result),
+                () = conn.phase.head_over() => None,
+                () = late.as_mut() => return CloseReason::Drain,
+            };
+            match served {
+                Some(result) => result,
+                None => {
+                    serving.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        result = serving => result,
+                        () = late => return CloseReason::Drain,
+                    }
+                }
             }
         }
     };

@@ -13,6 +13,9 @@ use parking_lot::Mutex;
 
 use crate::proxy::guard::Refusal;
 
+/// How often [`Phase::head_over`] looks.
+const HEAD_POLL: Duration = Duration::from_millis(5);
+
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
@@ -119,6 +122,13 @@ impl Phase {
             if before == Doing::Head && self.doing() == Doing::Head {
                 return;
             }
+        }
+    }
+
+    /// Waits until no head is arriving, which is looked at every few milliseconds: for the last moments of a connection.
+    pub(super) async fn head_over(&self) {
+        while self.doing() == Doing::Head {
+            tokio::time::sleep(HEAD_POLL).await;
         }
     }
 

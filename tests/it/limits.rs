@@ -326,7 +326,8 @@ async fn a_head_that_does_not_come_to_its_end_does_not_hold_up_ours() {
     }
     proxy.drain();
     other.send(b": a\r\n\r\n").await;
-    assert!(other.rest().await.unwrap().starts_with(b"HTTP/1.1 200"));
+    let answer = other.rest().await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
     // The usual limit is half a minute.
     let start = Instant::now();
     assert_eq!(caller.rest().await.unwrap(), b"");

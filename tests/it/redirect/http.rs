@@ -46,8 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def log_message(self, *args): pass
     def do_GET(self):
-        if self.path.startswith('/call?'):
-            body = urllib.request.urlopen(self.path[6:], timeout=10).read()
+        if self.path.startswith('/call'):
+            body = urllib.request.urlopen(self.path.split('?', 1)[1], timeout=10).read()
         elif self.path == '/peer':
             body = self.client_address[0].encode()
         else:
@@ -133,6 +133,13 @@ fn ask(namespace: &crate::support::netns::Namespace, url: &str, more: &[&str]) -
     namespace.as_program(&args).unwrap()
 }
 
+/// An operation for each round: in one operation, a second destination would not tell its call from a job's. Right
+/// behind another request the first of an operation proves nothing either.
+fn rested_path(round: usize) -> &'static str {
+    std::thread::sleep(Duration::from_millis(300));
+    ["/call", "/call/again"][round]
+}
+
 fn calls_are_linked(mode: Mode, settings: serde_json::Value) {
     let Some(bench) = Bench::lead(mode, settings, &[]) else {
         return;
@@ -143,7 +150,12 @@ fn calls_are_linked(mode: Mode, settings: serde_json::Value) {
         bench.net.pod.sh("curl -sf http://[::1]:3000/").ok()
     });
     for (round, (pod, world)) in both(POD).zip(both(WORLD)).enumerate() {
-        let url = format!("http://{}/call?http://{}/x", at(pod, 3000), at(world, 8080));
+        let path = rested_path(round);
+        let url = format!(
+            "http://{}{path}?http://{}/x",
+            at(pod, 3000),
+            at(world, 8080)
+        );
         assert_eq!(ask(&bench.net.world, &url, &[]), "hello");
         let spans = bench.spans(2 * (round + 1));
         let mut new = spans.iter().rev().take(2);
@@ -244,10 +256,8 @@ fn http2_with_prior_knowledge_passes_both_ways_and_is_linked() {
         let (outside, inside) = services.get().unwrap();
         let h2 = ["--http2-prior-knowledge", "--data-binary", &data];
         let mut n_spans = 0;
-        // Operations of their own: of one, the second destination alone would not tell a call from a job's.
-        for ((pod, world), path) in both(POD).zip(both(WORLD)).zip(["/call", "/call/again"]) {
-            // Behind another request the first of an operation proves nothing either.
-            std::thread::sleep(Duration::from_millis(300));
+        for (round, (pod, world)) in both(POD).zip(both(WORLD)).enumerate() {
+            let path = rested_path(round);
             let url = format!(
                 "http://{}{path}?http://{}/x",
                 at(pod, 3001),

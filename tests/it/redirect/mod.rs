@@ -8,7 +8,9 @@ mod http;
 mod isolate;
 mod rules;
 
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
@@ -153,6 +155,11 @@ impl Bench {
             ..
         } = self;
         drop(pillion);
+        // A child that another test is just starting has every socket of ours until it runs its program.
+        for port in [15602, 15607] {
+            let free = move || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).ok();
+            wait_for("a free port", || net.pod.run(free));
+        }
         redirect(&net.pod, &["remove"]).unwrap();
         let around = Around {
             collector,
