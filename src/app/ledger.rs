@@ -5,10 +5,8 @@
 
 use crate::model::Text;
 use crate::reporter::Reporters;
-use crate::reporter::SpoolSnapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::ReporterLedger;
-use crate::telemetry::metrics::SpoolLedger;
 use crate::tracer::Ledger;
 
 /// Copies the books into the metrics. `first`: the reporters that were there from the start.
@@ -42,7 +40,7 @@ pub(super) fn publish(metrics: &Metrics, ledger: &Ledger, reporters: &Reporters,
                 panics: book.panics,
             });
         if book.spool.capacity > 0 {
-            publish_spool(metrics, &book.name, &book.spool);
+            metrics.spool(&book.name).publish_ledger(&book.spool);
         }
     }
     let handles = metrics.spans();
@@ -56,19 +54,4 @@ pub(super) fn publish(metrics: &Metrics, ledger: &Ledger, reporters: &Reporters,
     handles.kept_errors.absolute(spans.kept_errors);
     handles.kept_slow.absolute(spans.kept_slow);
     handles.keep_limited.absolute(spans.turned_away);
-}
-
-fn publish_spool(metrics: &Metrics, reporter: &str, spool: &SpoolSnapshot) {
-    metrics.spool(reporter).publish_ledger(&SpoolLedger {
-        spans: spool.spans,
-        bytes: spool.bytes,
-        capacity: spool.capacity,
-        written: spool.written,
-        failures: spool.failures,
-        damaged: spool.damaged,
-        recovered: spool.recovered,
-        recovered_exported: spool.recovered_exported,
-        recovered_dropped: spool.recovered_dropped,
-        recovered_queued: spool.recovered_queued,
-    });
 }

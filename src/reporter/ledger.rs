@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use crate::model::Text;
-use crate::reporter::spool::SpoolSnapshot;
+use crate::telemetry::metrics::SpoolLedger;
 
 /// Why a span did not reach its collector. Closed: these are the values of the metric label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,7 +147,7 @@ impl Ledger {
             failures: self.failures.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             last_error: self.last_error.lock().clone(),
-            spool: SpoolSnapshot::default(),
+            spool: SpoolLedger::default(),
         }
     }
 }
@@ -178,7 +178,7 @@ pub struct Snapshot {
     /// What the last failure said.
     pub last_error: Option<Text>,
     /// What waits on the disk.
-    pub spool: SpoolSnapshot,
+    pub spool: SpoolLedger,
 }
 
 impl Snapshot {

@@ -55,7 +55,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use ledger::{Reason, Snapshot};
 pub use queue::Config as QueueConfig;
 pub use retry::Config as RetryConfig;
-pub use spool::{Config as SpoolConfig, SpoolSnapshot};
+pub use spool::Config as SpoolConfig;
 
 /// Takes finished, sampled spans from the request path and fans them out to every configured reporter.
 pub trait Sink: Send + Sync {

@@ -367,11 +367,21 @@ impl Relay<'_> {
     {
         let stall = self.conn.snapshot.timeouts.stall.0;
         let result = match &mut self.state {
-            State::Head(before) if before.is_empty() => self.take_head(cx, io, bytes),
+            State::Head(before) if before.is_empty() => {
+                let result = self.take_head(cx, io, bytes);
+                if let State::Head(kept) = &mut self.state {
+                    kept.extend_from_slice(bytes);
+                }
+                result
+            }
             State::Head(before) => {
                 let mut all = std::mem::take(before);
                 all.extend_from_slice(bytes);
-                self.take_head(cx, io, &all)
+                let result = self.take_head(cx, io, &all);
+                if let State::Head(kept) = &mut self.state {
+                    *kept = all;
+                }
+                result
             }
             _ => {
                 self.deadline = deadline([stall, Duration::ZERO]);
@@ -381,6 +391,7 @@ impl Relay<'_> {
         result.err()
     }
 
+    /// Takes a head, if it is whole; else it is kept by who calls.
     fn take_head<IO>(
         &mut self,
         cx: &mut Context<'_>,
@@ -395,7 +406,6 @@ impl Relay<'_> {
             if bytes.len() > limits.head_size.as_usize() {
                 return Err(library(bytes));
             }
-            self.state = State::Head(bytes.to_vec());
             return Ok(());
         };
         let (head, content) = bytes.split_at(end);

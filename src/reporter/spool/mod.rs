@@ -24,6 +24,7 @@ use crate::reporter::sender::chain;
 use crate::reporter::spool::disk::Disk;
 use crate::reporter::spool::disk::Limits;
 use crate::reporter::spool::disk::Lost;
+use crate::telemetry::metrics::SpoolLedger;
 
 pub(super) use disk::Ticket;
 
@@ -75,36 +76,11 @@ pub(super) struct SpoolBook {
     damaged: AtomicU64,
 }
 
-/// One reading of a `SpoolBook`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SpoolSnapshot {
-    /// Spans on the disk; those of this process are part of `queued`.
-    pub spans: u64,
-    /// Bytes on the disk.
-    pub bytes: u64,
-    /// Bytes that there may be; 0 without a spool.
-    pub capacity: u64,
-    /// Spans written to the disk.
-    pub written: u64,
-    /// Times that the folder could not be opened or written to.
-    pub failures: u64,
-    /// Records that could not be read, such as one that a killed process left half written.
-    pub damaged: u64,
-    /// Spans of earlier processes found on the disk; `recovered = exported + dropped + queued` of these alone.
-    pub recovered: u64,
-    /// Those of them that the collector took.
-    pub recovered_exported: u64,
-    /// Those of them that were lost.
-    pub recovered_dropped: u64,
-    /// Those of them that still wait.
-    pub recovered_queued: u64,
-}
-
 impl SpoolBook {
-    pub(super) fn snapshot(&self) -> SpoolSnapshot {
+    pub(super) fn snapshot(&self) -> SpoolLedger {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let earlier = self.earlier.snapshot(&"".into(), "");
-        SpoolSnapshot {
+        SpoolLedger {
             spans: read(&self.own_spans) + read(&self.earlier_spans),
             bytes: read(&self.bytes),
             capacity: read(&self.capacity),

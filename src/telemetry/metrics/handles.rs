@@ -294,17 +294,17 @@ impl ReporterMetrics {
 /// A reporter's spool in plain numbers; `recovered = exported + dropped + queued` of earlier processes' spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SpoolLedger {
-    /// Spans on the disk.
+    /// Spans on the disk; those of this process are part of `queued`.
     pub spans: u64,
     /// Bytes on the disk.
     pub bytes: u64,
-    /// Bytes that there may be.
+    /// Bytes that there may be; 0 without a spool.
     pub capacity: u64,
     /// Spans written.
     pub written: u64,
     /// Times that the folder could not be opened or written to.
     pub failures: u64,
-    /// Records that could not be read.
+    /// Records that could not be read, such as one that a killed process left half written.
     pub damaged: u64,
     /// Spans of earlier processes that were found.
     pub recovered: u64,
