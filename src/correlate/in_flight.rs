@@ -71,6 +71,8 @@ pub struct Inbound {
     start: Start,
     /// The calls that came while it was alone.
     made: Mutex<Made>,
+    /// It went to the program: a connection was found.
+    passed_on: AtomicBool,
     /// Its response has begun.
     answered: AtomicBool,
 }
@@ -154,6 +156,7 @@ impl InFlight {
             began: now,
             start,
             made: Mutex::default(),
+            passed_on: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         });
         let shard = worker % self.shards.len();
@@ -304,6 +307,7 @@ impl Inbound {
         let since = at.map_or(0, |at| at.bits().max(1));
         self.since.store(since, Ordering::Release);
         self.port.store(port, Ordering::Release);
+        self.passed_on.store(true, Ordering::Release);
     }
 
     /// True when the program could work on it at this moment, on the connection from this port.
@@ -355,11 +359,14 @@ impl Drop for InboundGuard {
     fn drop(&mut self) {
         let now = self.ended.unwrap_or_else(Instant::now);
         let (windows, one) = (&self.table.windows, &self.inbound);
-        if !self.table.has_overlapped(one) {
-            windows.learn(one.window(), &one.made.lock(), now);
+        // A request that the program never saw tells nothing about it, and leaves it no work.
+        if one.passed_on.load(Ordering::Acquire) {
+            if !self.table.has_overlapped(one) {
+                windows.learn(one.window(), &one.made.lock(), now);
+            }
+            // Before the count falls: whoever sees it fallen sees what was learned.
+            windows.end(one.arrival.operation, now);
         }
-        // Before the count falls: whoever sees it fallen sees what was learned.
-        windows.end(one.arrival.operation, now);
         self.table.shards[self.shard].lock().take(self.place);
         self.table.total.fetch_sub(1, Ordering::AcqRel);
     }

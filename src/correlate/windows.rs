@@ -69,8 +69,9 @@ pub(super) struct Windows {
     restless_before: AtomicU64,
     /// Operations after whose responses nothing happened.
     rests: Box<[AtomicU64]>,
-    /// Time with nobody in flight, and in clean windows.
+    /// Time with nobody in flight, until when it is counted, and time in clean windows.
     idle: AtomicU64,
+    idle_until: AtomicU64,
     clean: AtomicU64,
     known: Mutex<Known>,
 }
@@ -131,6 +132,7 @@ impl Default for Windows {
             restless_before: zero(),
             rests: (0..OPERATIONS).map(|_| zero()).collect(),
             idle: zero(),
+            idle_until: zero(),
             clean: zero(),
             known: Mutex::default(),
         }
@@ -142,8 +144,9 @@ impl Windows {
     pub(super) fn begin(&self, operation: Shape, now: Instant) -> Start {
         let now = self.time(now);
         let ended = self.ended.load(Ordering::Acquire);
-        let pause = now.saturating_sub(ended);
-        self.idle.fetch_add(pause, Ordering::Relaxed);
+        let counted = self.idle_until.swap(now, Ordering::Relaxed);
+        let idle = now.saturating_sub(ended.max(counted));
+        self.idle.fetch_add(idle, Ordering::Relaxed);
         let was_before = |time: u64| time == 0 || now.saturating_sub(time) >= nanos(GRACE);
         let called_idle = self.called_idle.load(Ordering::Acquire);
         if !was_before(called_idle) {

@@ -9,7 +9,7 @@ use crate::correlate::in_flight::Arrival;
 use crate::correlate::in_flight::InFlight;
 use crate::correlate::in_flight::InboundGuard;
 
-/// A program with its clock. Each step is a word: `+A` a request of operation A comes, `/` its response begins, `-` it ends, a number lets so
+/// A program with its clock. Each step is a word: `+A` a request of operation A comes, `/` its response begins, `-` it ends, `#` it ends and never went to the program, a number lets so
 /// many milliseconds pass, `x!` a call of kind x is believed to be the request's, `x?` it is not, `x~` either, `x` comes
 /// with nobody in flight.
 struct World {
@@ -45,6 +45,10 @@ impl World {
             self.request = Some(self.table.enter(0, arrival, self.now));
         } else if step == "-" {
             let mut request = self.request.take().unwrap();
+            request.inbound().passed_on_from(0, None);
+            request.ended_at(self.now);
+        } else if step == "#" {
+            let mut request = self.request.take().unwrap();
             request.ended_at(self.now);
         } else if step == "/" {
             self.request.as_ref().unwrap().inbound().answered();
@@ -67,6 +71,10 @@ impl World {
 #[test]
 fn what_clean_windows_showed_is_believed_and_nothing_else() {
     for (story, why) in [
+        (
+            "+A 70 # 1 +A 1 # 50 +A 5 x! - 1 +A 5 x! -",
+            "requests that found no program leave it nothing to do and say nothing about it",
+        ),
         (
             "+A 5 x! 5 y! 5 - 1 +A 5 x! 5 y! - 1 +A x! y! -",
             "back to back, from the first request on",

@@ -137,7 +137,12 @@ fn a_service_in_its_own_network_serves_and_calls() {
             .clone()
     };
     let (server, client) = (of("server"), of("client"));
-    assert_eq!(client["trace_id"], server["trace_id"]);
+    assert_eq!(
+        client["trace_id"],
+        server["trace_id"],
+        "{spans:#?}\n{}",
+        pillion.stderr()
+    );
     assert_eq!(client["parent_span_id"], server["span_id"], "{spans:#?}");
 }
 
