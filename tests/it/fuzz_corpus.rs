@@ -38,6 +38,31 @@ fn every_target_has_a_corpus_and_every_corpus_a_target() {
 }
 
 #[test]
+fn the_fuzzing_package_names_every_crate_its_targets_use() {
+    // It is a package of its own that nothing here builds.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let (own, fuzzing) = (read("Cargo.toml"), read("tests/fuzz/Cargo.toml"));
+    let targets = read("tests/fuzz/targets.rs");
+    let is_named = |manifest: &str, name: &str| {
+        let line = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key == name);
+        manifest.lines().any(line)
+    };
+    let paths = targets.split(|c: char| !(c.is_alphanumeric() || "_:".contains(c)));
+    let is_module = |name: &str| targets.contains(&format!("::{name};"));
+    let mut n_used = 0;
+    for first in paths.filter_map(|path| path.split_once("::").map(|(first, _)| first)) {
+        let name = first.replace('_', "-");
+        let name = [first, &name].into_iter().find(|name| is_named(&own, name));
+        if let Some(name) = name.filter(|_| !is_module(first)) {
+            n_used += 1;
+            assert!(is_named(&fuzzing, name), "{name} in tests/fuzz/Cargo.toml");
+        }
+    }
+    assert!(n_used > 0, "the targets use crates");
+}
+
+#[test]
 fn no_target_panics_on_its_corpus() {
     for target in TARGETS {
         let mut n_accepted = 0;
