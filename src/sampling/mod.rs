@@ -15,6 +15,7 @@ pub mod rate_limiting;
 pub mod remote;
 mod source;
 mod strategy;
+pub mod xray;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -182,6 +183,8 @@ samplers! {
     RateLimiting(rate_limiting),
     /// What the tracing backend says, asked again and again.
     Remote(remote),
+    /// The sampling rules of AWS X-Ray, asked for through its daemon.
+    Xray(xray),
 }
 
 impl Built {
@@ -250,6 +253,11 @@ mod tests {
                 r#"{"remote": {"endpoint": "http://u:p@backend/"}}"#,
                 "credentials",
             ),
+            (
+                r#"{"xray": {"endpoint": "grpc://a:2000"}}"#,
+                "not over gRPC",
+            ),
+            (r#"{"xray": {"report_interval": "0"}}"#, "would never pause"),
             (r#"{"adaptive": {}}"#, "no such sampler"),
         ] {
             assert!(

@@ -54,3 +54,4 @@ mod support;
 mod tls;
 mod traces;
 mod view_page;
+mod xray_sampling;
