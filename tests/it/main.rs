@@ -42,6 +42,7 @@ mod reporter_names;
 mod reporter_wires;
 mod scenario_agent;
 mod scenario_clients;
+mod scenario_exporters;
 mod scenario_flask;
 mod scenario_formats;
 mod scenario_sampling;
