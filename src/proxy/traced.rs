@@ -39,6 +39,7 @@ use crate::proxy::listener::Role;
 use crate::proxy::respond;
 use crate::proxy::shared::RequestSlot;
 use crate::proxy::target;
+use crate::sampling::Head;
 use crate::telemetry::metrics::ExtractResult;
 use crate::telemetry::metrics::LinkOutcome;
 use crate::telemetry::metrics::PropagationMetrics;
@@ -46,6 +47,7 @@ use crate::telemetry::metrics::RequestLabels;
 use crate::telemetry::metrics::RouteId;
 use crate::tracer::ActiveSpan;
 use crate::tracer::Cause;
+use crate::tracer::Opening;
 use crate::tracer::Policy;
 use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
@@ -86,18 +88,17 @@ pub(super) fn begin<B>(
         .route
         .as_ref()
         .map_or(RouteId::NONE, |route| route.id);
-    let name = operation.name.clone();
     let mut span = match kind {
         Kind::Server => {
             let policy = policy_of(conn, &extraction, start);
             if matches!(policy, Policy::Restart | Policy::Ignore) {
                 tracer.propagator.forget(request.headers_mut());
             }
-            tracer.start_server(&extraction, policy, name, start)
+            tracer.start_server(&extraction, policy, opening(&operation, &request), start)
         }
         _ => tracer.start_client(
             &cause_of(conn, &request, &extraction, carried, start),
-            name,
+            opening(&operation, &request),
             start,
         ),
     };
@@ -120,6 +121,17 @@ pub(super) fn begin<B>(
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
     (request, exchange)
+}
+
+fn opening<'a, B>(operation: &Operation, request: &'a Request<B>) -> Opening<'a> {
+    Opening {
+        operation: operation.name.clone(),
+        request: Some(Head {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+        }),
+    }
 }
 
 /// Puts on a span what is known when the request's head has arrived.

@@ -14,6 +14,7 @@ use crate::codec::jaeger_strategy::Answer;
 use crate::model::Text;
 use crate::sampling;
 use crate::sampling::Source;
+use crate::sampling::Told;
 use crate::telemetry::metrics::CounterSet;
 use crate::telemetry::metrics::StrategyAnswer;
 
@@ -49,18 +50,10 @@ struct Known {
 impl Strategies {
     /// What programs are told under these settings.
     pub fn new(config: &sampling::Config, counts: CounterSet<StrategyAnswer>) -> Self {
-        let origin = match config {
-            sampling::Config::Constant(constant) => {
-                let rate = if constant.decision { 1.0 } else { 0.0 };
-                Origin::Own(Answer::probabilistic(rate))
-            }
-            sampling::Config::Probabilistic(probabilistic) => {
-                Origin::Own(Answer::probabilistic(probabilistic.rate.value()))
-            }
-            sampling::Config::RateLimiting(limit) => {
-                Origin::Own(Answer::rate_limiting(limit.traces_per_second.value()))
-            }
-            sampling::Config::Remote(remote) => Origin::Backend {
+        let origin = match config.told() {
+            Told::Probability(rate) => Origin::Own(Answer::probabilistic(rate.value())),
+            Told::Limit(rate) => Origin::Own(Answer::rate_limiting(rate.value())),
+            Told::Backend(remote) => Origin::Backend {
                 source: Box::new(Source::new(remote, &crate::net::client::Client::plain())),
                 known: Mutex::default(),
             },

@@ -2,7 +2,7 @@
 //!
 //! The request path only pushes; it never waits. What cannot be kept is dropped and counted by reason. For each
 //! reporter, `accepted = exported + dropped + queued` holds at every moment (`ledger` says why). Each reporter has one send under
-//! way at a time, so spans leave in order and a slow collector holds back nobody but itself.
+//! way at a time, or a few while its queue fills faster than that, and a slow collector holds back nobody but itself.
 //!
 //! Adding a reporter is one new file and two neighbouring lines here: its `mod` and its row in the table.
 
@@ -46,6 +46,7 @@ use crate::reporter::queue::Queue;
 use crate::reporter::run::REFRESH_INTERVAL;
 use crate::reporter::run::Runner;
 use crate::reporter::run::Warnings;
+use crate::reporter::run::spare::Spare;
 use crate::reporter::run::spooled::Spooled;
 use crate::reporter::sender::Sender;
 use crate::reporter::spool::Books;
@@ -165,6 +166,15 @@ reporters! {
 }
 
 impl Config {
+    /// How many sends may be under way at once.
+    fn senders(&self) -> usize {
+        // What cannot be asked twice is no collector that answers.
+        match self.retry() == retry::Config::never() {
+            true => 1,
+            false => self.queue().senders,
+        }
+    }
+
     /// Checks what the types alone cannot: builds the sender and drops it again.
     ///
     /// # Errors
@@ -174,6 +184,11 @@ impl Config {
         if !(1..=queue::MAX_CAPACITY).contains(&queue.capacity) || queue.batch == 0 {
             return Err(BuildError::Conflict(
                 "queue.capacity must lie between 1 and 1000000 and queue.batch must be at least 1",
+            ));
+        }
+        if !(1..=queue::MAX_SENDERS).contains(&queue.senders) {
+            return Err(BuildError::Conflict(
+                "queue.senders must lie between 1 and 16",
             ));
         }
         if queue.spool.max_size.0 < spool::MIN_SIZE {
@@ -216,7 +231,8 @@ struct Running {
     config: Config,
     queue: Arc<Queue>,
     stop: watch::Sender<Option<Instant>>,
-    task: JoinHandle<()>,
+    /// The first, then those beside it.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Reporters {
@@ -327,28 +343,35 @@ impl Reporters {
         let books = control.books(&name, config.kind());
         let queue = Arc::new(Queue::new(config.queue(), Arc::clone(&books.own)));
         let (stop, stopped) = watch::channel(None);
-        let runner = Runner {
+        let ledger = Arc::clone(&books.own);
+        let runner = |sender| Runner {
             name: name.clone(),
             config: config.clone(),
             queue: Arc::clone(&queue),
-            ledger: Arc::clone(&books.own),
-            sender: Some(sender),
-            stop: stopped,
+            ledger: Arc::clone(&ledger),
+            sender,
+            stop: stopped.clone(),
             observe: self.observe.clone(),
             warnings: Warnings::default(),
             quiet_until: None,
             next_refresh: Instant::now() + REFRESH_INTERVAL,
         };
-        let task = match self.spool(&name, &config, books) {
-            Some(spool) => tokio::spawn(Spooled::new(runner, spool).run()),
-            None => tokio::spawn(runner.run()),
-        };
+        let first = runner(Some(sender));
+        let mut tasks = Vec::new();
+        match self.spool(&name, &config, books) {
+            Some(spool) => tasks.push(tokio::spawn(Spooled::new(first, spool).run())),
+            None => {
+                tasks.push(tokio::spawn(first.run()));
+                let spares = (1..config.senders()).map(|_| Spare::new(runner(None)));
+                tasks.extend(spares.map(|spare| tokio::spawn(spare.run())));
+            }
+        }
         Running {
             name,
             config,
             queue,
             stop,
-            task,
+            tasks,
         }
     }
 
@@ -410,13 +433,15 @@ async fn stop_all(stopping: Vec<Running>, limit: Duration) {
         // The task may have ended by itself; then there is nobody to tell.
         running.stop.send_replace(Some(deadline));
     }
-    for mut running in stopping {
-        // A task ends right after its deadline by itself; the extra second only bounds the unforeseen.
-        let ended = tokio::time::timeout_at(deadline + Duration::from_secs(1), &mut running.task);
-        if !matches!(ended.await, Ok(Ok(()))) {
-            running.task.abort();
-            running.queue.close();
-            running.queue.drop_rest(Reason::Shutdown);
+    for running in stopping {
+        for mut task in running.tasks {
+            // A task ends right after its deadline by itself; the extra second only bounds the unforeseen.
+            let ended = tokio::time::timeout_at(deadline + Duration::from_secs(1), &mut task);
+            if !matches!(ended.await, Ok(Ok(()))) {
+                task.abort();
+                running.queue.close();
+                running.queue.drop_rest(Reason::Shutdown);
+            }
         }
     }
 }

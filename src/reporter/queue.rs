@@ -34,6 +34,13 @@ pub struct Config {
     /// Unit: duration. Default: `1s`. Reload: live.
     pub flush_interval: HumanDuration,
 
+    /// Sends that may be under way at once. There is a second one only while two batches wait, and none while the collector
+    /// is in trouble. Files, streams and datagrams are written one after another, as is what is never repeated or has a spool.
+    ///
+    /// Unit: sends, 1 to 16. Default: `4`. Reload: live.
+    #[schemars(range(min = 1, max = 16))]
+    pub senders: usize,
+
     /// Where spans wait while the collector is out of reach, beyond what memory holds. Reload: live.
     pub spool: spool::Config,
 }
@@ -44,6 +51,7 @@ impl Default for Config {
             capacity: 2048,
             batch: 512,
             flush_interval: HumanDuration::from_secs(1),
+            senders: 4,
             spool: spool::Config::default(),
         }
     }
@@ -51,6 +59,7 @@ impl Default for Config {
 
 /// More would be memory that nobody meant to give.
 pub(super) const MAX_CAPACITY: usize = 1_000_000;
+pub(super) const MAX_SENDERS: usize = 16;
 
 /// Spans on their way from many threads to one task.
 pub(super) struct Queue {
@@ -59,6 +68,11 @@ pub(super) struct Queue {
     /// The task is woken for each so many spans, not for each span: waking costs a system call.
     wake_every: u64,
     filled: Notify,
+    /// Spans that are too many for one send after another.
+    many: usize,
+    pressed: Notify,
+    /// The last send to end failed.
+    troubled: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -74,6 +88,9 @@ impl Queue {
             ledger,
             wake_every,
             filled: Notify::new(),
+            many: config.batch.saturating_mul(2).min(capacity),
+            pressed: Notify::new(),
+            troubled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -87,6 +104,9 @@ impl Queue {
         }
         if (before + 1).is_multiple_of(self.wake_every) {
             self.filled.notify_one();
+            if self.is_pressed() {
+                self.pressed.notify_one();
+            }
         }
         // Either we see the closing here, or the closing's last look sees our span: both sides are SeqCst.
         if self.closed.load(Ordering::SeqCst) {
@@ -102,6 +122,23 @@ impl Queue {
     /// True when as much waits as is worth a wake-up.
     pub(super) fn has_filled(&self) -> bool {
         self.spans.len() as u64 >= self.wake_every
+    }
+
+    /// Waits until more sends at once would help.
+    pub(super) async fn pressed(&self) {
+        self.pressed.notified().await;
+    }
+
+    /// True while more sends at once would help.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.spans.len() >= self.many && !self.troubled.load(Ordering::Relaxed)
+    }
+
+    /// Notes how the last send ended.
+    pub(super) fn note(&self, troubled: bool) {
+        if self.troubled.load(Ordering::Relaxed) != troubled {
+            self.troubled.store(troubled, Ordering::Relaxed);
+        }
     }
 
     /// True when it is time to make room by other means than sending.

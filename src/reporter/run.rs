@@ -1,8 +1,9 @@
 //! One reporter's task: takes batches from the queue, sends, repeats, accounts, and flushes at the end.
 //!
 //! Each send runs in a task of its own, so that a panicking sender costs its batch (counted) and nothing else. `spooled` is
-//! the same task with a spool behind it.
+//! the same task with a spool behind it, `spare` one beside it for as long as one send after another is too slow.
 
+pub(super) mod spare;
 pub(super) mod spooled;
 
 use std::sync::Arc;
@@ -164,6 +165,7 @@ impl Runner {
         loop {
             let (after, cause) = match self.attempt(batch).await {
                 Attempt::Done(Ok(delivery)) => {
+                    self.queue.note(false);
                     self.account(&Arc::clone(&self.ledger), delivery);
                     return Fate::Settled;
                 }
@@ -171,7 +173,10 @@ impl Runner {
                 Attempt::Done(Err(SendError::Drop { reason, cause })) => {
                     return self.lose(batch, reason, &cause);
                 }
-                Attempt::Done(Err(SendError::Retry { after, cause })) => (after, cause),
+                Attempt::Done(Err(SendError::Retry { after, cause })) => {
+                    self.queue.note(true);
+                    (after, cause)
+                }
                 Attempt::Panicked => {
                     let cause = self.panicked();
                     return self.lose(batch, Reason::Panic, cause);

@@ -43,7 +43,7 @@ fn every_example_builds_and_unknown_keys_are_refused() {
 /// A reporter with this sender in front of one that can reach nobody.
 fn reporters_with(sender: Box<dyn Sender>) -> Reporters {
     let yaml = "otlp: { endpoint: 'http://127.0.0.1:1', retry: { max_elapsed: 0 }, \
-                queue: { capacity: 8, batch: 4, flush_interval: 10ms } }";
+                queue: { capacity: 8, batch: 4, flush_interval: 10ms, senders: 1 } }";
     let config: Config = serde_saphyr::from_str(yaml).unwrap();
     let reporters = Reporters::start(&[], None, None).unwrap();
     let mut control = reporters.control.lock();
@@ -160,6 +160,8 @@ fn queues_of_no_size_are_refused() {
         "log: { queue: { capacity: 0 } }",
         "log: { queue: { capacity: 1000001 } }",
         "log: { queue: { batch: 0 } }",
+        "otlp: { queue: { senders: 0 } }",
+        "otlp: { queue: { senders: 17 } }",
     ] {
         let config: Config = serde_saphyr::from_str(yaml).unwrap();
         assert!(config.check().is_err(), "{yaml}");

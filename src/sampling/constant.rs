@@ -7,7 +7,9 @@ use crate::sampling::Built;
 use crate::sampling::Decision;
 use crate::sampling::Param;
 use crate::sampling::Parts;
+use crate::sampling::Probability;
 use crate::sampling::Sampler;
+use crate::sampling::Told;
 
 pub(super) const EXAMPLE: &str = r#"{"constant": {"decision": true}}"#;
 
@@ -24,6 +26,15 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self { decision: true }
+    }
+}
+
+impl Config {
+    pub(super) fn told(&self) -> Told<'_> {
+        match self.decision {
+            true => Told::Probability(Probability::ONE),
+            false => Told::Probability(Probability::ZERO),
+        }
     }
 }
 

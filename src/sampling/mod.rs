@@ -15,9 +15,15 @@ pub mod rate_limiting;
 pub mod remote;
 mod source;
 mod strategy;
+pub mod xray;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
+
+use http::HeaderMap;
+use http::Method;
+use http::Uri;
 
 use crate::model::TraceId;
 use crate::net::client::Client;
@@ -34,10 +40,38 @@ pub trait Sampler: Send + Sync + std::fmt::Debug {
     /// Decides for a root span of this operation (the span name).
     fn sample(&self, trace_id: TraceId, operation: &str, now: Instant) -> Decision;
 
+    /// The same for a trace that this request begins.
+    fn sample_request(
+        &self,
+        trace_id: TraceId,
+        operation: &str,
+        request: Head<'_>,
+        now: Instant,
+    ) -> Decision {
+        let _whatever_it_is = request;
+        self.sample(trace_id, operation, now)
+    }
+
+    /// Operations that have rates or credits of their own.
+    fn operations(&self) -> usize {
+        0
+    }
+
     /// One short line for people: what kind of sampler with what numbers.
     fn description(&self) -> String {
         format!("{self:?}")
     }
+}
+
+/// The head of the request that a trace begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target, as it came.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
 }
 
 /// A sampler's answer.
@@ -78,6 +112,28 @@ pub struct Built {
     pub poller: Option<Poller>,
 }
 
+/// What a poller asks again and again. What an answer says is taken over before it is returned.
+trait Follow: Send + Sync {
+    /// Asks once.
+    fn ask(&mut self) -> Asking<'_>;
+
+    /// Who is asked.
+    fn target(&self) -> &Uri;
+}
+
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), PollError>> + Send + 'a>>;
+
+/// What programs are told that ask this sidecar for their sampling strategy.
+#[derive(Debug, Clone, Copy)]
+pub enum Told<'a> {
+    /// To record this share of their traces.
+    Probability(Probability),
+    /// To record so many traces a second.
+    Limit(TracesPerSecond),
+    /// What this backend says for their name.
+    Backend(&'a remote::Config),
+}
+
 /// What samplers are built from besides their configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
@@ -99,6 +155,15 @@ macro_rules! samplers {
             $(Kind { name: stringify!($module), example: $module::EXAMPLE },)*
         ];
 
+        impl Config {
+            /// What programs are told that ask for a strategy of their own.
+            pub fn told(&self) -> Told<'_> {
+                match self {
+                    $(Config::$variant(config) => config.told(),)*
+                }
+            }
+        }
+
         /// Builds the configured sampler for this service.
         pub fn build(config: &Config, service: &str, client: &Client) -> Built {
             let parts = Parts { service, client };
@@ -118,6 +183,8 @@ samplers! {
     RateLimiting(rate_limiting),
     /// What the tracing backend says, asked again and again.
     Remote(remote),
+    /// The sampling rules of AWS X-Ray, asked for through its daemon.
+    Xray(xray),
 }
 
 impl Built {
@@ -186,6 +253,11 @@ mod tests {
                 r#"{"remote": {"endpoint": "http://u:p@backend/"}}"#,
                 "credentials",
             ),
+            (
+                r#"{"xray": {"endpoint": "grpc://a:2000"}}"#,
+                "not over gRPC",
+            ),
+            (r#"{"xray": {"report_interval": "0"}}"#, "would never pause"),
             (r#"{"adaptive": {}}"#, "no such sampler"),
         ] {
             assert!(

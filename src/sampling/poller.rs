@@ -1,4 +1,4 @@
-//! Asks the backend for strategies, at once and then at a jittered interval, and hands them to the remote sampler.
+//! Has a backend asked for its strategies, at once and then at a jittered interval, on behalf of the sampler that follows it.
 //!
 //! A failure of any kind (no connection, time-out, status, size, nonsense) leaves the last good strategy in force. Until
 //! the first success the waits are short and double, so that a sidecar that starts before its backend does not sample
@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::Response;
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -19,30 +17,23 @@ use tracing::info;
 use tracing::warn;
 
 use crate::net::client::ClientError;
-use crate::sampling::Parts;
+use crate::sampling::Follow;
 use crate::sampling::Sampler;
-use crate::sampling::Source;
-use crate::sampling::Strategy;
 use crate::sampling::StrategyError;
-use crate::sampling::parse_strategy;
-use crate::sampling::remote::Config;
-use crate::sampling::remote::Remote;
 
 /// First wait after a failure while nothing has ever been fetched.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Intervals vary by this share either way.
 const JITTER: f64 = 0.1;
 
-/// The task behind a remote sampler. Dropping it leaves the last strategy in force.
-#[derive(Debug)]
+/// The task behind a sampler that follows a backend. Dropping it leaves the last strategy in force.
 pub struct Poller {
-    source: Source,
-    service: String,
+    follow: Box<dyn Follow>,
     interval: Duration,
     status: Arc<Status>,
     random: fastrand::Rng,
     failures: u32,
-    observer: Observer,
+    observer: Box<Observe>,
 }
 
 /// What came of one question.
@@ -56,13 +47,12 @@ pub enum PollOutcome {
     Failed,
 }
 
-struct Observer(Box<Observe>);
 type Observe = dyn Fn(PollOutcome, &Status) + Send + Sync;
 
 /// What the poller has done so far and what is in force. Shared with metrics and admin pages.
 #[derive(Debug)]
 pub struct Status {
-    remote: Arc<Remote>,
+    sampler: Arc<dyn Sampler>,
     counts: Mutex<StatusSnapshot>,
 }
 
@@ -113,18 +103,22 @@ pub enum PollError {
 }
 
 impl Poller {
-    pub(super) fn new(config: &Config, parts: Parts<'_>, remote: Arc<Remote>) -> Self {
+    /// Asks by `follow`, which changes `sampler`.
+    pub(super) fn new(
+        interval: Duration,
+        follow: Box<dyn Follow>,
+        sampler: Arc<dyn Sampler>,
+    ) -> Self {
         Self {
-            source: Source::new(config, parts.client),
-            service: parts.service.to_owned(),
-            interval: config.poll_interval.0,
+            follow,
+            interval,
             status: Arc::new(Status {
-                remote,
+                sampler,
                 counts: Mutex::default(),
             }),
             random: fastrand::Rng::new(),
             failures: 0,
-            observer: Observer(Box::new(|_, _| {})),
+            observer: Box::new(|_, _| {}),
         }
     }
 
@@ -133,7 +127,7 @@ impl Poller {
         mut self,
         observer: impl Fn(PollOutcome, &Status) + Send + Sync + 'static,
     ) -> Self {
-        self.observer = Observer(Box::new(observer));
+        self.observer = Box::new(observer);
         self
     }
 
@@ -143,34 +137,31 @@ impl Poller {
     }
 
     /// Polls until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
-        let source = self.source.clone();
-        let service = self.service.clone();
-        let fetch = move || {
-            let (source, service) = (source.clone(), service.clone());
-            async move { source.ask(&service).await }
-        };
-        cancel.run_until_cancelled(self.poll_forever(fetch)).await;
+    pub async fn run(mut self, cancel: CancellationToken) {
+        cancel.run_until_cancelled(self.poll_forever()).await;
     }
 
-    async fn poll_forever<F, A>(mut self, fetch: F)
-    where
-        F: Fn() -> A,
-        A: Future<Output = Result<Response<Bytes>, PollError>>,
-    {
+    async fn poll_forever(&mut self) {
         loop {
-            let answer = fetch().await;
-            self.take(answer, tokio::time::Instant::now().into_std());
+            self.poll().await;
             let wait = self.wait();
             tokio::time::sleep(wait).await;
         }
     }
 
-    fn take(&mut self, answer: Result<Response<Bytes>, PollError>, now: Instant) {
-        let outcome = self.status.take(answer, now);
-        (self.observer.0)(outcome, &self.status);
+    async fn poll(&mut self) {
+        let before = self.status.sampler.description();
+        let answer = self.follow.ask().await;
+        let outcome = self
+            .status
+            .note(answer, tokio::time::Instant::now().into_std());
+        (self.observer)(outcome, &self.status);
         if outcome == PollOutcome::Updated {
             self.failures = 0;
+            let after = self.status.sampler.description();
+            if after != before {
+                info!(strategy = after, "sampling strategy changed");
+            }
             return;
         }
         self.failures = self.failures.saturating_add(1);
@@ -179,7 +170,7 @@ impl Poller {
             let counts = self.status.counts.lock();
             warn!(
                 error = counts.last_error,
-                endpoint = %self.source.target(),
+                endpoint = %self.follow.target(),
                 failures = self.failures,
                 "no new sampling strategy, the last one stays"
             );
@@ -203,27 +194,18 @@ impl Status {
     /// Everything at this moment.
     pub fn snapshot(&self) -> StatusSnapshot {
         StatusSnapshot {
-            strategy: self.remote.description(),
-            operations: self.remote.operations(),
+            strategy: self.sampler.description(),
+            operations: self.sampler.operations(),
             ..self.counts.lock().clone()
         }
     }
 
-    /// Takes over an answer and counts it.
-    fn take(&self, answer: Result<Response<Bytes>, PollError>, now: Instant) -> PollOutcome {
-        let strategy = answer.and_then(|answer| {
-            if !answer.status().is_success() {
-                return Err(PollError::Refused(answer.status()));
-            }
-            parse_strategy(answer.body()).map_err(PollError::Strategy)
-        });
-        if let Ok(strategy) = &strategy {
-            self.apply(strategy, now);
-        }
+    /// Counts an answer.
+    fn note(&self, answer: Result<(), PollError>, now: Instant) -> PollOutcome {
         let mut counts = self.counts.lock();
-        counts.last_error = strategy.as_ref().err().map(|error| with_causes(error));
-        match strategy {
-            Ok(_) => {
+        counts.last_error = answer.as_ref().err().map(|error| with_causes(error));
+        match answer {
+            Ok(()) => {
                 counts.queries_ok += 1;
                 counts.updates_ok += 1;
                 counts.last_success = Some(now);
@@ -240,20 +222,11 @@ impl Status {
             }
         }
     }
-
-    fn apply(&self, strategy: &Strategy, now: Instant) {
-        let before = self.remote.description();
-        self.remote.apply(strategy, now);
-        let after = self.remote.description();
-        if after != before {
-            info!(strategy = after, "sampling strategy changed");
-        }
-    }
 }
 
-impl fmt::Debug for Observer {
+impl fmt::Debug for Poller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Observer")
+        f.debug_tuple("Poller").field(self.follow.target()).finish()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::sampling::Param;
 use crate::sampling::Parts;
 use crate::sampling::Probability;
 use crate::sampling::Sampler;
+use crate::sampling::Told;
 
 pub(super) const EXAMPLE: &str = r#"{"probabilistic": {"rate": 0.1}}"#;
 
@@ -32,6 +33,12 @@ impl Default for Config {
         Self {
             rate: Probability::INITIAL,
         }
+    }
+}
+
+impl Config {
+    pub(super) fn told(&self) -> Told<'_> {
+        Told::Probability(self.rate)
     }
 }
 

@@ -57,6 +57,8 @@ impl Probability {
 impl TracesPerSecond {
     /// None at all.
     pub const ZERO: Self = Self(0.0);
+    /// One a second.
+    pub const ONE: Self = Self(1.0);
     /// Ten a second: plenty for a person, little for a collector.
     pub const TEN: Self = Self(10.0);
 

@@ -8,6 +8,7 @@ use crate::sampling::Decision;
 use crate::sampling::Param;
 use crate::sampling::Parts;
 use crate::sampling::Sampler;
+use crate::sampling::Told;
 use crate::sampling::TracesPerSecond;
 use crate::sampling::bucket::Bucket;
 
@@ -28,6 +29,12 @@ impl Default for Config {
         Self {
             traces_per_second: TracesPerSecond::TEN,
         }
+    }
+}
+
+impl Config {
+    pub(super) fn told(&self) -> Told<'_> {
+        Told::Limit(self.traces_per_second)
     }
 }
 

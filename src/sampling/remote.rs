@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Response;
 use http::Uri;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
@@ -18,14 +20,20 @@ use serde::de::Error as _;
 use crate::codec::jaeger_strategy;
 use crate::model::HumanDuration;
 use crate::model::TraceId;
+use crate::sampling::Asking;
 use crate::sampling::Built;
 use crate::sampling::Decision;
+use crate::sampling::Follow;
 use crate::sampling::Parts;
 use crate::sampling::PerOperation;
+use crate::sampling::PollError;
 use crate::sampling::Poller;
 use crate::sampling::Probability;
 use crate::sampling::Sampler;
+use crate::sampling::Source;
 use crate::sampling::Strategy;
+use crate::sampling::Told;
+use crate::sampling::parse_strategy;
 use crate::sampling::probabilistic::Probabilistic;
 use crate::sampling::rate_limiting::RateLimiting;
 
@@ -65,12 +73,18 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            endpoint: Endpoint(Uri::from_static("http://127.0.0.1:5778/sampling")),
+            endpoint: Endpoint::from_static("http://127.0.0.1:5778/sampling"),
             poll_interval: HumanDuration::from_secs(60),
             timeout: HumanDuration::from_secs(10),
             max_operations: 2000,
             initial_rate: Probability::INITIAL,
         }
+    }
+}
+
+impl Config {
+    pub(super) fn told(&self) -> Told<'_> {
+        Told::Backend(self)
     }
 }
 
@@ -116,8 +130,48 @@ enum Active {
 pub(super) fn build(config: &Config, parts: Parts<'_>) -> Built {
     let sampler = Arc::new(Remote::new(config.initial_rate, config.max_operations));
     Built {
-        poller: Some(Poller::new(config, parts, Arc::clone(&sampler))),
+        poller: Some(poller(config, parts, Arc::clone(&sampler))),
         sampler,
+    }
+}
+
+fn poller(config: &Config, parts: Parts<'_>, remote: Arc<Remote>) -> Poller {
+    let source = Source::new(config, parts.client);
+    let (target, service) = (source.target().clone(), parts.service.to_owned());
+    let ask = move || {
+        let (source, service) = (source.clone(), service.clone());
+        async move { source.ask(&service).await }
+    };
+    let backend = Backend {
+        ask,
+        target,
+        remote: Arc::clone(&remote),
+    };
+    Poller::new(config.poll_interval.0, Box::new(backend), remote)
+}
+
+/// A backend that is asked for this service's strategy.
+pub(super) struct Backend<F> {
+    pub(super) ask: F,
+    pub(super) target: Uri,
+    pub(super) remote: Arc<Remote>,
+}
+
+impl<F, A> Follow for Backend<F>
+where
+    F: Fn() -> A + Send + Sync,
+    A: Future<Output = Result<Response<Bytes>, PollError>> + Send,
+{
+    fn ask(&mut self) -> Asking<'_> {
+        Box::pin(async {
+            let answer = (self.ask)().await?;
+            self.remote
+                .take(&answer, tokio::time::Instant::now().into_std())
+        })
+    }
+
+    fn target(&self) -> &Uri {
+        &self.target
     }
 }
 
@@ -153,12 +207,14 @@ impl Remote {
         self.active.store(Arc::new(next));
     }
 
-    /// How many operations have rates or credits of their own.
-    pub fn operations(&self) -> usize {
-        match &**self.active.load() {
-            Active::PerOperation(sampler) => sampler.operations(),
-            _ => 0,
+    /// Takes over what a backend answered.
+    fn take(&self, answer: &Response<Bytes>, now: Instant) -> Result<(), PollError> {
+        if !answer.status().is_success() {
+            return Err(PollError::Refused(answer.status()));
         }
+        let strategy = parse_strategy(answer.body()).map_err(PollError::Strategy)?;
+        self.apply(&strategy, now);
+        Ok(())
     }
 }
 
@@ -178,9 +234,21 @@ impl Sampler for Remote {
             Active::PerOperation(sampler) => sampler.description(),
         }
     }
+
+    fn operations(&self) -> usize {
+        match &**self.active.load() {
+            Active::PerOperation(sampler) => sampler.operations(),
+            _ => 0,
+        }
+    }
 }
 
 impl Endpoint {
+    /// A URL that is right.
+    pub(super) fn from_static(text: &'static str) -> Self {
+        Self(Uri::from_static(text))
+    }
+
     /// How to ask, and the URL to send the question to.
     pub fn target(&self) -> (Transport, Uri) {
         let scheme = match self.0.scheme_str() {
@@ -229,7 +297,9 @@ impl From<Endpoint> for String {
     }
 }
 
-fn longer_than_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HumanDuration, D::Error> {
+pub(super) fn longer_than_zero<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<HumanDuration, D::Error> {
     let duration = HumanDuration::deserialize(deserializer)?;
     match duration.0.is_zero() {
         true => Err(D::Error::custom("must be longer than zero")),

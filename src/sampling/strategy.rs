@@ -42,6 +42,9 @@ pub enum StrategyError {
     /// Not JSON, or JSON of another shape.
     #[error("the answer is not a sampling strategy")]
     Shape(#[source] serde_json::Error),
+    /// Its times mean nothing without the time it was given at.
+    #[error("the answer has no date")]
+    Undated,
     /// None of the three kinds is there.
     #[error("the answer contains no sampling strategy")]
     Empty,

@@ -42,6 +42,7 @@ use crate::propagation::Propagator;
 use crate::propagation::Start;
 use crate::reporter::Sink;
 use crate::sampling::Decision;
+use crate::sampling::Head;
 use crate::sampling::Sampler;
 use crate::telemetry::metrics::SamplerMetrics;
 
@@ -153,6 +154,24 @@ pub struct Tracer {
     pub short_trace_ids: bool,
 }
 
+/// What a span is begun with: what samplers decide by.
+#[derive(Debug, Clone)]
+pub struct Opening<'a> {
+    /// The span's name.
+    pub operation: Text,
+    /// The request, where one was read.
+    pub request: Option<Head<'a>>,
+}
+
+impl From<Text> for Opening<'_> {
+    fn from(operation: Text) -> Self {
+        Self {
+            operation,
+            request: None,
+        }
+    }
+}
+
 /// Where a client span hangs: what `correlate` found, in the tracer's terms.
 #[derive(Debug, Clone)]
 pub struct Cause {
@@ -178,19 +197,20 @@ pub struct Cause {
 impl Tracer {
     /// Starts the server span of an inbound request.
     ///
-    /// `operation` is the span name, which is also what samplers key on. A foreign context is handled as `policy` says.
-    pub fn start_server(
+    /// A foreign context is handled as `policy` says.
+    pub fn start_server<'a>(
         self: &Arc<Self>,
         extraction: &Extraction,
         policy: Policy,
-        operation: Text,
+        opening: impl Into<Opening<'a>>,
         start: Instant,
     ) -> ActiveSpan {
+        let opening = opening.into();
         if !self.propagator.names_endpoint() {
-            return self.server(extraction, policy, operation, start);
+            return self.server(extraction, policy, opening, start);
         }
-        let endpoint = [(skywalking::ENDPOINT, operation.clone())].into_iter();
-        let mut span = self.server(extraction, policy, operation, start);
+        let endpoint = [(skywalking::ENDPOINT, opening.operation.clone())].into_iter();
+        let mut span = self.server(extraction, policy, opening, start);
         span.context.carried = span.context.carried.and(&endpoint.collect());
         span
     }
@@ -199,21 +219,19 @@ impl Tracer {
         self: &Arc<Self>,
         extraction: &Extraction,
         policy: Policy,
-        operation: Text,
+        opening: Opening<'_>,
         start: Instant,
     ) -> ActiveSpan {
         let extracted = &extraction.extracted;
         match (&extracted.parent, policy) {
-            (Some(parent), Policy::Trust) => {
-                self.child(parent, true, Kind::Server, operation, start)
-            }
+            (Some(parent), Policy::Trust) => self.child(parent, true, Kind::Server, opening, start),
             (Some(parent), Policy::Undecided) => {
                 let mut undecided = parent.clone();
                 undecided.state = SamplingState::Defer;
-                self.child(&undecided, true, Kind::Server, operation, start)
+                self.child(&undecided, true, Kind::Server, opening, start)
             }
             (Some(foreign), Policy::Restart) => {
-                let mut span = self.root(Root::default(), Kind::Server, operation, start);
+                let mut span = self.root(Root::default(), Kind::Server, opening, start);
                 span.link(Link {
                     trace_id: foreign.trace_id,
                     span_id: foreign.span_id,
@@ -225,7 +243,7 @@ impl Tracer {
                 span
             }
             (_, Policy::Ignore | Policy::Restart) => {
-                self.root(Root::default(), Kind::Server, operation, start)
+                self.root(Root::default(), Kind::Server, opening, start)
             }
             (None, Policy::Undecided) => {
                 let root = Root {
@@ -233,7 +251,7 @@ impl Tracer {
                     start: extracted.start.clone(),
                     ..Root::default()
                 };
-                self.root(root, Kind::Server, operation, start)
+                self.root(root, Kind::Server, opening, start)
             }
             (None, Policy::Trust) => {
                 let root = Root {
@@ -242,28 +260,29 @@ impl Tracer {
                     baggage: extracted.baggage.clone(),
                     start: extracted.start.clone(),
                 };
-                self.root(root, Kind::Server, operation, start)
+                self.root(root, Kind::Server, opening, start)
             }
         }
     }
 
     /// Starts the client span of an outbound request and labels it with how its parent was found.
-    pub fn start_client(
+    pub fn start_client<'a>(
         self: &Arc<Self>,
         cause: &Cause,
-        operation: Text,
+        opening: impl Into<Opening<'a>>,
         start: Instant,
     ) -> ActiveSpan {
+        let opening = opening.into();
         let mut span = match &cause.parent {
             Some(parent) => match cause.decision {
                 Some(no @ SamplingState::Reject) => {
                     let mut parent = parent.clone();
                     parent.state = no;
-                    let mut span = self.child(&parent, false, Kind::Client, operation, start);
+                    let mut span = self.child(&parent, false, Kind::Client, opening, start);
                     span.label_decision(None, "caller");
                     span
                 }
-                _ => self.child(parent, false, Kind::Client, operation, start),
+                _ => self.child(parent, false, Kind::Client, opening, start),
             },
             None => {
                 let root = Root {
@@ -271,7 +290,7 @@ impl Tracer {
                     debug_id: cause.debug_id.clone(),
                     ..Root::default()
                 };
-                self.root(root, Kind::Client, operation, start)
+                self.root(root, Kind::Client, opening, start)
             }
         };
         if let Some(late) = span.late() {
@@ -300,7 +319,7 @@ impl Tracer {
         parent: &SpanContext,
         remote: bool,
         kind: Kind,
-        operation: Text,
+        opening: Opening<'_>,
         start: Instant,
     ) -> ActiveSpan {
         let mut context = SpanContext {
@@ -309,7 +328,7 @@ impl Tracer {
         };
         let mut decided = None;
         if parent.state == SamplingState::Defer {
-            let decision = self.decide(context.trace_id, &operation, start);
+            let decision = self.decide(context.trace_id, &opening, start);
             context.state = state_of(decision.sampled);
             decided = Some(decision);
         }
@@ -318,15 +337,21 @@ impl Tracer {
             context,
             Some((parent.span_id, remote)),
             kind,
-            operation,
+            opening.operation,
             start,
         );
         span.label_decision(decided, "parent");
         span
     }
 
-    fn decide(&self, trace_id: TraceId, operation: &str, now: Instant) -> Decision {
-        let decision = self.sampler.sample(trace_id, operation, now);
+    fn decide(&self, trace_id: TraceId, opening: &Opening<'_>, now: Instant) -> Decision {
+        let operation = &opening.operation;
+        let decision = match opening.request {
+            Some(request) => self
+                .sampler
+                .sample_request(trace_id, operation, request, now),
+            None => self.sampler.sample(trace_id, operation, now),
+        };
         self.decisions.decided(decision.kind, decision.sampled);
         decision
     }
@@ -335,7 +360,7 @@ impl Tracer {
         self: &Arc<Self>,
         root: Root,
         kind: Kind,
-        operation: Text,
+        opening: Opening<'_>,
         start: Instant,
     ) -> ActiveSpan {
         let (trace_id, carried, random) = match root.start {
@@ -351,7 +376,7 @@ impl Tracer {
             (Some(_), _) => (SamplingState::Debug, "debug_id"),
             (None, Some(state)) if state != SamplingState::Defer => (state, "caller"),
             _ => {
-                let decision = self.decide(trace_id, &operation, start);
+                let decision = self.decide(trace_id, &opening, start);
                 decided = Some(decision);
                 (state_of(decision.sampled), "sampler")
             }
@@ -366,7 +391,7 @@ impl Tracer {
             baggage: root.baggage,
             carried,
         };
-        let mut span = ActiveSpan::new(self.clone(), context, None, kind, operation, start);
+        let mut span = ActiveSpan::new(self.clone(), context, None, kind, opening.operation, start);
         span.label_decision(decided, by);
         if let Some(debug_id) = root.debug_id {
             span.set("jaeger-debug-id", debug_id);

@@ -41,6 +41,7 @@ use pillion::propagation::Config;
 use pillion::propagation::FORMATS;
 use pillion::propagation::Propagator;
 use pillion::sampling::parse_strategy;
+use pillion::sampling::xray;
 
 /// A parser under test.
 pub(crate) struct Target {
@@ -70,6 +71,7 @@ pub(crate) static TARGETS: &[Target] = &[
     Target { name: "skywalking_segment", run: skywalking_segment },
     Target { name: "thrift_binary", run: thrift_binary },
     Target { name: "thrift_compact", run: thrift_compact },
+    Target { name: "xray_sampling", run: xray_sampling },
     Target { name: "zipkin_json", run: zipkin_json },
     Target { name: "zipkin_proto", run: zipkin_proto },
     Target { name: "zipkin_v1_json", run: zipkin_v1_json },
@@ -248,6 +250,11 @@ fn jaeger_post_spans(data: &[u8]) -> bool {
         accepted |= written_and_read_again(spans);
     }
     accepted
+}
+
+/// What X-Ray answers to a question for rules, or to a report of what they decided.
+fn xray_sampling(data: &[u8]) -> bool {
+    xray::parse_rules(data).is_ok() || xray::parse_targets(data).is_ok()
 }
 
 /// A sampling strategy on its way through, in JSON or protobuf.

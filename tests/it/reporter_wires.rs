@@ -1,10 +1,12 @@
 //! Each further wire against a scripted collector: where it posts, what arrives, what the book says.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use pillion::reporter::Config;
+use pillion::reporter::Reason;
 use pillion::reporter::Reporters;
 use pillion::reporter::Sink;
 use pillion::reporter::Snapshot;
@@ -224,4 +226,36 @@ async fn failover_delivers_while_one_collector_answers() {
         (2, 3),
         "both failed once: {book:?}"
     );
+}
+
+/// Reports ten thousand spans a second for two seconds to a collector that takes a tenth of a second for each answer; what
+/// the queue had no room for, and whether it was really as many a second.
+async fn far_away(senders: usize) -> (u64, bool) {
+    let slow = Reply::Slow(Duration::from_millis(100));
+    let collector = Collector::start(Speaks::Http1, vec![], slow).await;
+    let url = collector.url();
+    let yaml = format!("otlp: {{ endpoint: '{url}', queue: {{ senders: {senders} }} }}");
+    let config: Config = serde_saphyr::from_str(&yaml).unwrap();
+    let reporters = Reporters::start(&[config], None, None).unwrap();
+    let batch = spans(0..100, 10);
+    let started = Instant::now();
+    // No catching up: what the machine holds up is not made good in a burst.
+    for _ in 0..200 {
+        batch.iter().for_each(|span| reporters.report(span.clone()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let in_time = started.elapsed() < Duration::from_millis(2_600);
+    reporters.shutdown(LIMIT).await;
+    let book = reporters.snapshot().remove(0);
+    assert_eq!(book.accepted, 20_000);
+    assert_eq!(book.exported + book.dropped_for(Reason::QueueFull), 20_000);
+    (book.dropped_for(Reason::QueueFull), in_time)
+}
+
+#[tokio::test]
+async fn a_collector_far_away_gets_ten_thousand_spans_a_second() {
+    let default = 4;
+    assert_eq!(far_away(default).await.0, 0);
+    let (lost, in_time) = far_away(1).await;
+    assert!(lost > 0 || !in_time, "one send after another is enough");
 }

@@ -224,6 +224,15 @@ async fn the_benchmark_against_jaegers_agent_loses_nothing_in_its_short_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skywalkings_agent_reports_below_the_sidecars_span_and_stays_quiet() {
+    skywalkings_agent("grpc", "skywalking.grpc").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn skywalkings_agent_reports_over_http_as_well() {
+    skywalkings_agent("http", "skywalking.http").await;
+}
+
+async fn skywalkings_agent(protocol: &str, port: &'static str) {
     let Some(tools) = jaeger::tools() else { return };
     let python = tools.join("agents/bin/python");
     if !python.is_file() || !tools.join("agents/installed.txt").is_file() {
@@ -255,7 +264,8 @@ async fn skywalkings_agent_reports_below_the_sidecars_span_and_stays_quiet() {
     scrub(&mut command);
     command
         .arg(format!("{apps}/reports_skywalking.py"))
-        .env("OAP", pillion.address("skywalking.grpc").to_string())
+        .env("OAP", pillion.address(port).to_string())
+        .env("PROTOCOL", protocol)
         .env("SW8", caller.header());
     let mut process = Pillion::spawn(command);
     let process = tokio::task::spawn_blocking(move || {

@@ -298,6 +298,35 @@ mod tests {
     }
 
     #[test]
+    fn what_agents_post_is_read_with_absent_texts_and_numbers_as_text() {
+        let posted =
+            include_str!("../../../tests/data/skywalking/02-python-agent-1.2.0-v3-segment.json");
+        // Protobuf's own JSON writes large numbers as text.
+        let start = r#""startTime": 1795198719360"#;
+        let spelt = posted.replace(start, r#""startTime": "1795198719360""#);
+        assert_ne!(spelt, posted);
+        for text in [posted, &spelt] {
+            let decoded = decode_json(text.as_bytes(), Limits::default(), &mut Arc::new).unwrap();
+            let [work, stock, orders] = &decoded.spans[..] else {
+                panic!("{decoded:?}");
+            };
+            assert_eq!(orders.start, Timestamp(1_795_198_719_360_000_000));
+            assert_eq!(work.parent, Some(orders.context.span_id));
+            assert_eq!(stock.parent, Some(orders.context.span_id));
+            assert!(orders.remote_parent && orders.parent.is_some());
+            assert_eq!((orders.kind, stock.kind), (Kind::Server, Kind::Client));
+        }
+        for (start, why) in [
+            (r#""startTime": "soon""#, "no number"),
+            (r#""startTime": 1e300"#, "too large"),
+        ] {
+            let text = posted.replace(r#""startTime": 1795198719360"#, start);
+            let result = decode_json(text.as_bytes(), Limits::default(), &mut Arc::new);
+            assert!(result.is_err(), "{why}");
+        }
+    }
+
+    #[test]
     fn spans_of_ours_come_back_with_their_ids_in_both_spellings() {
         let mut root = full_span();
         (root.parent, root.remote_parent) = (None, false);

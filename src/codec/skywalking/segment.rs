@@ -12,6 +12,7 @@ use prost::Message;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
+use serde::de::Error as _;
 
 use crate::codec::skywalking::carried;
 use crate::codec::skywalking::segment_text;
@@ -41,14 +42,19 @@ pub fn encode_json(spans: &[Arc<model::Span>]) -> Vec<u8> {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Segment {
     #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) trace_id: String,
     #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) trace_segment_id: String,
     #[prost(message, repeated, tag = "3")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) spans: Vec<Span>,
     #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) service: String,
     #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) service_instance: String,
 }
 
@@ -56,18 +62,25 @@ pub(super) struct Segment {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Span {
     #[prost(int32, tag = "1")]
+    #[serde(deserialize_with = "whole")]
     pub(super) span_id: i32,
     #[prost(int32, tag = "2")]
+    #[serde(deserialize_with = "whole")]
     pub(super) parent_span_id: i32,
     #[prost(int64, tag = "3")]
+    #[serde(deserialize_with = "whole")]
     pub(super) start_time: i64,
     #[prost(int64, tag = "4")]
+    #[serde(deserialize_with = "whole")]
     pub(super) end_time: i64,
     #[prost(message, repeated, tag = "5")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) refs: Vec<Reference>,
     #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) operation_name: String,
     #[prost(string, tag = "7")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) peer: String,
     #[prost(int32, tag = "8")]
     #[serde(deserialize_with = "type_number")]
@@ -76,14 +89,19 @@ pub(super) struct Span {
     #[serde(deserialize_with = "layer_number")]
     pub(super) span_layer: i32,
     #[prost(int32, tag = "10")]
+    #[serde(deserialize_with = "whole")]
     pub(super) component_id: i32,
     #[prost(bool, tag = "11")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) is_error: bool,
     #[prost(message, repeated, tag = "12")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) tags: Vec<Pair>,
     #[prost(message, repeated, tag = "13")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) logs: Vec<Log>,
     #[prost(bool, tag = "14")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) skip_analysis: bool,
 }
 
@@ -94,18 +112,25 @@ pub(super) struct Reference {
     #[serde(deserialize_with = "reference_number")]
     pub(super) ref_type: i32,
     #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) trace_id: String,
     #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) parent_trace_segment_id: String,
     #[prost(int32, tag = "4")]
+    #[serde(deserialize_with = "whole")]
     pub(super) parent_span_id: i32,
     #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) parent_service: String,
     #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) parent_service_instance: String,
     #[prost(string, tag = "7")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) parent_endpoint: String,
     #[prost(string, tag = "8")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) network_address_used_at_peer: String,
 }
 
@@ -113,8 +138,10 @@ pub(super) struct Reference {
 #[serde(default)]
 pub(super) struct Pair {
     #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) key: String,
     #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) value: String,
 }
 
@@ -122,8 +149,10 @@ pub(super) struct Pair {
 #[serde(default)]
 pub(super) struct Log {
     #[prost(int64, tag = "1")]
+    #[serde(deserialize_with = "whole")]
     pub(super) time: i64,
     #[prost(message, repeated, tag = "2")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) data: Vec<Pair>,
 }
 
@@ -253,25 +282,44 @@ fn log(event: &model::Event) -> Log {
     }
 }
 
-/// An enum's name in JSON, or its number.
+/// Agents write `null` for what they leave out.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A word in JSON: an enum's name, or a number, which protobuf's JSON may write as text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Word {
-    Name(String),
-    Number(i32),
+    Text(String),
+    Number(i64),
+}
+
+fn whole<'de, D: Deserializer<'de>, T: TryFrom<i64> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let number = match Option::deserialize(deserializer)? {
+        None => return Ok(T::default()),
+        Some(Word::Number(number)) => Some(number),
+        Some(Word::Text(text)) => text.parse().ok(),
+    };
+    let fitting = number.and_then(|number| T::try_from(number).ok());
+    fitting.ok_or_else(|| D::Error::custom("not a number that fits"))
 }
 
 fn number_of<'de, D: Deserializer<'de>>(deserializer: D, names: &[&str]) -> Result<i32, D::Error> {
-    Ok(match Word::deserialize(deserializer)? {
-        Word::Number(number) => number,
-        Word::Name(name) => {
-            let place = names.iter().position(|known| *known == name);
-            // What is not known counts as the first: unknown layers, entry spans.
-            place
-                .and_then(|place| i32::try_from(place).ok())
-                .unwrap_or(0)
-        }
-    })
+    // What is not known counts as the first: unknown layers, entry spans.
+    let number = match Option::deserialize(deserializer)? {
+        None => None,
+        Some(Word::Number(number)) => i32::try_from(number).ok(),
+        Some(Word::Text(name)) => names
+            .iter()
+            .position(|known| *known == name)
+            .and_then(|place| i32::try_from(place).ok()),
+    };
+    Ok(number.unwrap_or(0))
 }
 
 fn type_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {

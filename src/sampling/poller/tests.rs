@@ -2,15 +2,22 @@
 
 use std::sync::Mutex as StdMutex;
 
+use bytes::Bytes;
+use http::Response;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant as TokioInstant;
 
 use super::*;
+use crate::model::HumanDuration;
 use crate::model::TraceId;
 use crate::net::client::Client;
 use crate::sampling::Config as Sampling;
+use crate::sampling::Probability;
 use crate::sampling::build;
+use crate::sampling::remote::Backend;
+use crate::sampling::remote::Config;
+use crate::sampling::remote::Remote;
 use crate::sampling::source;
 
 const HALF: &str =
@@ -19,17 +26,28 @@ const ALL: &str = r#"{"strategyType":0,"probabilisticSampling":{"samplingRate":1
 const ONE_A_SECOND: &str = r#"{"strategyType":1,"rateLimitingSampling":{"maxTracesPerSecond":1}}"#;
 const NONSENSE: &str = r#"{"probabilisticSampling":{"samplingRate":7}}"#;
 
-fn poller(config: Config) -> Poller {
-    build(&Sampling::Remote(config), "my shop", &Client::plain())
-        .poller
-        .unwrap()
-}
+type Asked = Arc<StdMutex<Vec<Duration>>>;
 
-fn config(interval: &str) -> Config {
-    Config {
-        poll_interval: interval.parse().unwrap(),
-        ..Config::default()
-    }
+/// A poller against a script of answers (the last one repeats), which notes when it asked.
+fn poller(interval: &str, script: Vec<Answer>) -> (Poller, Asked) {
+    let remote = Arc::new(Remote::new(Probability::INITIAL, 2000));
+    let asked = Asked::default();
+    let (notes, start) = (Arc::clone(&asked), TokioInstant::now());
+    let ask = move || {
+        let mut asked = notes.lock().unwrap();
+        let next = script[asked.len().min(script.len() - 1)];
+        asked.push(start.elapsed());
+        std::future::ready(next().map_err(PollError::Exchange))
+    };
+    let backend = Backend {
+        ask,
+        target: "http://backend/".parse().unwrap(),
+        remote: Arc::clone(&remote),
+    };
+    let interval: HumanDuration = interval.parse().unwrap();
+    let mut poller = Poller::new(interval.0, Box::new(backend), remote);
+    poller.random = fastrand::Rng::with_seed(7);
+    (poller, asked)
 }
 
 type Answer = fn() -> Result<Response<Bytes>, ClientError>;
@@ -43,21 +61,18 @@ fn unreachable_backend() -> Result<Response<Bytes>, ClientError> {
     Err(ClientError::Timeout(Duration::from_secs(10)))
 }
 
-/// Runs a poller against a script of answers (the last one repeats) for some virtual time; returns when it asked.
-async fn play(mut poller: Poller, script: Vec<Answer>, time: Duration) -> Vec<Duration> {
-    poller.random = fastrand::Rng::with_seed(7);
-    let asked = StdMutex::new(Vec::new());
-    let start = TokioInstant::now();
-    let fetch = || {
-        let mut asked = asked.lock().unwrap();
-        let next = script[asked.len().min(script.len() - 1)];
-        asked.push(start.elapsed());
-        std::future::ready(next().map_err(PollError::Exchange))
-    };
-    tokio::time::timeout(time, poller.poll_forever(fetch))
+/// Runs a poller for some virtual time; returns when it asked and what came of it.
+async fn play(
+    interval: &str,
+    script: Vec<Answer>,
+    time: Duration,
+) -> (Vec<Duration>, StatusSnapshot) {
+    let (mut poller, asked) = poller(interval, script);
+    tokio::time::timeout(time, poller.poll_forever())
         .await
         .unwrap_err();
-    asked.into_inner().unwrap()
+    let asked = asked.lock().unwrap().clone();
+    (asked, poller.status().snapshot())
 }
 
 fn gaps(asked: &[Duration]) -> Vec<f64> {
@@ -69,14 +84,8 @@ fn gaps(asked: &[Duration]) -> Vec<f64> {
 
 #[tokio::test(start_paused = true)]
 async fn asks_at_once_and_then_at_jittered_intervals() {
-    let poller = poller(config("60s"));
-    let status = poller.status();
-    let asked = play(
-        poller,
-        vec![|| answer(200, HALF)],
-        Duration::from_secs(6000),
-    )
-    .await;
+    let script: Vec<Answer> = vec![|| answer(200, HALF)];
+    let (asked, snapshot) = play("60s", script, Duration::from_secs(6000)).await;
     assert_eq!(asked[0], Duration::ZERO);
     let gaps = gaps(&asked);
     assert!(gaps.len() > 90, "{} polls", gaps.len());
@@ -89,7 +98,6 @@ async fn asks_at_once_and_then_at_jittered_intervals() {
         gaps.iter().copied().fold(0.0, f64::max),
     );
     assert!(most - least > 6.0, "jitter spreads: {least} to {most}");
-    let snapshot = status.snapshot();
     assert_eq!(snapshot.queries_ok, asked.len() as u64);
     assert_eq!(snapshot.updates_ok, asked.len() as u64);
     assert_eq!(snapshot.strategy, "probabilistic 0.5");
@@ -131,15 +139,8 @@ async fn any_failure_keeps_the_last_good_strategy_and_is_counted() {
         ),
     ];
     for (failure, is_query, text) in failures {
-        let poller = poller(config("60s"));
-        let status = poller.status();
-        play(
-            poller,
-            vec![|| answer(200, ALL), failure],
-            Duration::from_secs(100),
-        )
-        .await;
-        let snapshot = status.snapshot();
+        let script = vec![|| answer(200, ALL), failure];
+        let (_, snapshot) = play("60s", script, Duration::from_secs(100)).await;
         assert_eq!(snapshot.strategy, "probabilistic 1", "{text}");
         assert_eq!(snapshot.last_error.as_deref(), Some(text));
         assert_eq!(snapshot.updates_ok, 1);
@@ -153,34 +154,31 @@ async fn any_failure_keeps_the_last_good_strategy_and_is_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_starts_later_is_found_soon() {
-    let poller = poller(config("60s"));
-    let status = poller.status();
     let script: Vec<Answer> = vec![
         unreachable_backend,
         unreachable_backend,
         || answer(200, NONSENSE),
         || answer(200, HALF),
     ];
-    let asked = play(poller, script, Duration::from_secs(100)).await;
+    let (asked, snapshot) = play("60s", script, Duration::from_secs(100)).await;
     let gaps = gaps(&asked);
     for (gap, expected) in gaps.iter().zip([1.0, 2.0, 4.0, 60.0]) {
         assert!((gap / expected - 1.0).abs() < 0.11, "{gaps:?}");
     }
-    assert_eq!(status.snapshot().strategy, "probabilistic 0.5");
+    assert_eq!(snapshot.strategy, "probabilistic 0.5");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_absent_backend_is_asked_no_more_often_than_the_interval() {
-    let poller = poller(config("10s"));
-    let asked = play(poller, vec![unreachable_backend], Duration::from_secs(1000)).await;
+    let absent = |interval, time| play(interval, vec![unreachable_backend as Answer], time);
+    let (asked, _) = absent("10s", Duration::from_secs(1000)).await;
     assert!(
         gaps(&asked)
             .iter()
             .skip(4)
             .all(|gap| (9.0..=11.1).contains(gap))
     );
-    let poller = self::poller(config("200ms"));
-    let asked = play(poller, vec![unreachable_backend], Duration::from_secs(2)).await;
+    let (asked, _) = absent("200ms", Duration::from_secs(2)).await;
     assert!(
         asked.len() >= 9,
         "a short interval is kept: {}",
@@ -191,40 +189,48 @@ async fn an_absent_backend_is_asked_no_more_often_than_the_interval() {
 #[tokio::test(start_paused = true)]
 async fn another_kind_replaces_the_sampler_and_the_same_kind_keeps_its_credits() {
     let unlikely = TraceId::from_halves(0, u64::MAX >> 1).unwrap();
-    let built = build(&Sampling::Remote(config("60s")), "shop", &Client::plain());
-    let mut poller = built.poller.unwrap();
-    let now = Instant::now();
-    let sampled = || built.sampler.sample(unlikely, "GET", now).sampled;
+    let script: Vec<Answer> = vec![
+        || answer(200, ALL),
+        || answer(200, ONE_A_SECOND),
+        || answer(200, ONE_A_SECOND),
+        || answer(200, HALF),
+        || answer(200, ONE_A_SECOND),
+    ];
+    let (mut poller, _) = poller("60s", script);
+    let sampler = Arc::clone(&poller.status.sampler);
+    let now = TokioInstant::now().into_std();
+    let sampled = || sampler.sample(unlikely, "GET", now).sampled;
     assert!(!sampled(), "initial probability");
-    for (body, expected, why) in [
-        (ALL, true, "everything"),
-        (ONE_A_SECOND, true, "a new limit has credit"),
-        (ONE_A_SECOND, false, "the same limit has spent it"),
-        (HALF, false, "half"),
-        (ONE_A_SECOND, true, "a new limit again"),
+    for (expected, why) in [
+        (true, "everything"),
+        (true, "a new limit has credit"),
+        (false, "the same limit has spent it"),
+        (false, "half"),
+        (true, "a new limit again"),
     ] {
-        poller.take(answer(200, body).map_err(PollError::Exchange), now);
+        poller.poll().await;
         assert_eq!(sampled(), expected, "{why}");
     }
 }
 
-#[test]
-fn an_observer_hears_of_every_outcome_with_the_state_after_it() {
+#[tokio::test(start_paused = true)]
+async fn an_observer_hears_of_every_outcome_with_the_state_after_it() {
     let heard = Arc::new(StdMutex::new(Vec::new()));
     let ears = Arc::clone(&heard);
-    let mut poller = poller(config("60s")).observed_by(move |outcome, status| {
+    let script: Vec<Answer> = vec![
+        unreachable_backend,
+        || answer(200, ALL),
+        || answer(200, NONSENSE),
+        || answer(503, ""),
+    ];
+    let (poller, _) = poller("60s", script);
+    let mut poller = poller.observed_by(move |outcome, status| {
         ears.lock()
             .unwrap()
             .push((outcome, status.snapshot().strategy));
     });
-    let now = Instant::now();
-    for reply in [
-        unreachable_backend(),
-        answer(200, ALL),
-        answer(200, NONSENSE),
-        answer(503, ""),
-    ] {
-        poller.take(reply.map_err(PollError::Exchange), now);
+    for _ in 0..4 {
+        poller.poll().await;
     }
     let heard = heard.lock().unwrap();
     let heard: Vec<_> = heard
@@ -304,7 +310,8 @@ async fn asks_over_real_sockets_until_cancelled() {
         listener,
         vec![good.into(), b"garbage\r\n\r\n".to_vec(), huge.into()],
     ));
-    let poller = poller(config);
+    let built = build(&Sampling::Remote(config), "my shop", &Client::plain());
+    let poller = built.poller.unwrap();
     let status = poller.status();
     let cancel = CancellationToken::new();
     let task = tokio::spawn(poller.run(cancel.clone()));

@@ -7,10 +7,14 @@ from skywalking import agent, config
 
 config.init(
     agent_collector_backend_services=os.environ["OAP"],
+    agent_protocol=os.environ["PROTOCOL"],
     agent_name="sw-app",
     agent_instance_name="one",
     agent_collector_heartbeat_period=1,
     agent_logging_level="INFO",
+    # Over HTTP the agent reports no meters.
+    agent_meter_reporter_active=os.environ["PROTOCOL"] == "grpc",
+    agent_profile_active=os.environ["PROTOCOL"] == "grpc",
 )
 agent.start()
 
