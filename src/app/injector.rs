@@ -26,6 +26,7 @@ use crate::config::watch;
 use crate::injector;
 use crate::injector::Hooks;
 use crate::injector::Injector;
+use crate::injector::Loads;
 use crate::net::tls::Alpn;
 use crate::net::tls::Reload;
 use crate::net::tls::ServerTls;
@@ -142,7 +143,11 @@ async fn serve(
 }
 
 fn make(config: &Config) -> Result<Injector, RunError> {
-    let made = Injector::new(config.injector.clone(), Arc::new(shims::variables_in));
+    let loads = Loads {
+        shims: shims::variables_in,
+        preload: shims::has_library().then_some(shims::preload_in),
+    };
+    let made = Injector::new(config.injector.clone(), loads);
     // Loading has checked it already.
     made.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error).into())
 }

@@ -12,6 +12,7 @@ use crate::app::run::RunError;
 use crate::app::run::Running;
 use crate::correlate;
 use crate::net::evidence::Evidence;
+use crate::net::evidence::offer::Offer;
 use crate::net::kernel::Kernel;
 use crate::net::kernel::network_namespace;
 use crate::net::memory;
@@ -30,7 +31,9 @@ impl Running {
         let preload = match (config.preload, self.shared.evidence.is_some()) {
             (true, true) => Ok(()),
             (true, false) => Err("memory that the program can write to; the log says why not"),
-            (false, _) => Err("pillion exec --preload"),
+            (false, _) => {
+                Err("pillion exec --preload, or linking.preload with linking.preload_socket")
+            }
         };
         let shims = match (config.shims, in_flight.shim_speaks()) {
             (true, true) => Ok(()),
@@ -87,6 +90,23 @@ pub(super) fn evidence() -> Option<Evidence> {
         .inspect_err(
             |error| warn!(%error, "no memory for linking.preload: threads are not looked at"),
         )
+        .ok()
+}
+
+/// Opens the socket at which programs get that memory; without it only links are missing.
+pub(super) fn offer(config: &correlate::Config, evidence: Option<&Evidence>) -> Option<Offer> {
+    let path = config.preload_socket.as_deref()?;
+    let Some(evidence) = evidence else {
+        warn!("linking.preload_socket is of no use without linking.preload");
+        return None;
+    };
+    let opened = evidence
+        .handle()
+        .and_then(|memory| Offer::open(path, memory));
+    opened
+        .inspect_err(|error| {
+            warn!(%error, path = %path.display(), "no linking.preload_socket: threads are not looked at");
+        })
         .ok()
 }
 

@@ -32,4 +32,5 @@ pub use run::RunError;
 pub use run::Running;
 pub use run::run;
 pub use shims::ShimError;
+pub use shims::has_library as has_preload_library;
 pub use shims::write_to as write_shims;

@@ -253,6 +253,11 @@ impl Running {
         )?;
         let own = build::own_addresses(&bound);
         let evidence = config.linking.preload.then(linking::evidence).flatten();
+        let offer = linking::offer(&config.linking, evidence.as_ref());
+        if let Some(offer) = offer {
+            let cancel = cancel.clone();
+            tokio::spawn(async move { cancel.run_until_cancelled(offer.serve()).await });
+        }
         let shared = Shared::new(snapshot, workers, &metrics, own, evidence);
         linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
         let running = Arc::new(Self {

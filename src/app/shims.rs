@@ -12,6 +12,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::net::evidence::offer;
+
 /// A runtime's shim.
 struct Shim {
     /// Where it goes below the chosen directory.
@@ -49,6 +51,11 @@ const SHIMS: &[Shim] = &[
 
 /// Tells which request a thread works on. Empty when there was no C compiler to build it.
 const THREAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libpillion_thread.so"));
+/// Its file below the chosen directory.
+const THREAD_FILE: &str = "libpillion_thread.so";
+const PRELOAD: &str = "LD_PRELOAD";
+/// Tells the library where its memory is.
+const EVIDENCE: &str = "_PILLION_EVIDENCE";
 
 /// Why shims could not be laid out.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +66,7 @@ pub struct ShimError {
     source: io::Error,
 }
 
-/// Writes every shim below `dir`; the variables that make the runtimes load them.
+/// Writes every shim below `dir`, and the library where this build has it; the variables that make programs load them.
 ///
 /// # Errors
 /// The first file that could not be written.
@@ -69,7 +76,27 @@ pub fn write_to(dir: &Path) -> Result<Vec<(&'static str, String)>, ShimError> {
         path: dir.to_owned(),
         source,
     })?;
-    Ok(variables(&dir, &BTreeMap::new()))
+    let mut all = variables(&dir, &BTreeMap::new());
+    if has_library() {
+        write_library(&dir)?;
+        all.extend(preload_in(&dir.to_string_lossy(), &BTreeMap::new()));
+    }
+    Ok(all)
+}
+
+/// True when this build has the library that tells about threads.
+pub fn has_library() -> bool {
+    !THREAD.is_empty()
+}
+
+/// The variables that make a program load the library that [`write_to`] wrote to `dir` and ask for its memory at the
+/// socket there, where the program's environment holds `env`.
+pub(super) fn preload_in(dir: &str, env: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
+    let library = format!("{dir}/{THREAD_FILE}");
+    vec![
+        (PRELOAD, preloaded(&library, env)),
+        (EVIDENCE, format!("unix:{dir}/{}", offer::NAME)),
+    ]
 }
 
 /// The variables that make the runtimes of a program load what [`write_to`] wrote to `dir`, where the program's
@@ -122,23 +149,10 @@ impl Folder {
         app_port: u16,
         env: &BTreeMap<String, String>,
     ) -> Result<[(&'static str, String); 3], ShimError> {
-        let path = self.dir.join("libpillion_thread.so");
-        let written = match THREAD {
-            [] => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this build has no preload library: there was no C compiler",
-            )),
-            library => fs::write(&path, library),
-        };
-        let library = path.to_string_lossy().into_owned();
-        written.map_err(|source| ShimError { path, source })?;
-        let held = env.get("LD_PRELOAD").filter(|value| !value.is_empty());
+        let library = write_library(&self.dir)?;
         Ok([
-            (
-                "LD_PRELOAD",
-                joined(held.map(String::as_str), ":", &library),
-            ),
-            ("_PILLION_EVIDENCE", evidence),
+            (PRELOAD, preloaded(&library.to_string_lossy(), env)),
+            (EVIDENCE, evidence),
             ("_PILLION_APP_PORT", app_port.to_string()),
         ])
     }
@@ -159,6 +173,28 @@ fn write(dir: &Path) -> Result<(), ShimError> {
         written.map_err(|source| ShimError { path, source })?;
     }
     Ok(())
+}
+
+/// Where it is.
+fn write_library(dir: &Path) -> Result<PathBuf, ShimError> {
+    let path = dir.join(THREAD_FILE);
+    let written = match THREAD {
+        [] => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this build has no preload library: there was no C compiler",
+        )),
+        library => fs::write(&path, library),
+    };
+    match written {
+        Ok(()) => Ok(path),
+        Err(source) => Err(ShimError { path, source }),
+    }
+}
+
+/// The value of `LD_PRELOAD`: the library behind what is there.
+fn preloaded(library: &str, env: &BTreeMap<String, String>) -> String {
+    let held = env.get(PRELOAD).filter(|value| !value.is_empty());
+    joined(held.map(String::as_str), ":", library)
 }
 
 fn variables(dir: &Path, env: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
@@ -196,6 +232,20 @@ mod tests {
             "--enable-source-maps --require=/s/node/pillion.js"
         );
         assert_eq!(variables["PYTHONPATH"], "/s/python:/app/lib");
+    }
+
+    #[test]
+    fn the_library_joins_what_is_loaded_before() {
+        for (held, value) in [
+            (None, "/s/libpillion_thread.so"),
+            (Some(""), "/s/libpillion_thread.so"),
+            (Some("/a.so /b.so"), "/a.so /b.so:/s/libpillion_thread.so"),
+        ] {
+            let held = held.map(|held| (PRELOAD.to_owned(), held.to_owned()));
+            let variables = preload_in("/s", &held.into_iter().collect());
+            let socket = "unix:/s/evidence.sock".to_owned();
+            assert_eq!(variables, [(PRELOAD, value.to_owned()), (EVIDENCE, socket)]);
+        }
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub(crate) fn demo_sidecar(args: DemoSidecarArgs) -> Exit {
 /// `shims`: the files, and what makes each runtime load its own.
 pub(crate) fn shims(to: &Path) -> Result<String, String> {
     let variables = app::write_shims(to).map_err(|error| format!("{error}{}", Causes(&error)))?;
+    if !app::has_preload_library() {
+        crate::cli::complain("without the preload library, which this build does not have");
+    }
     let line = |(name, value)| format!("{name}={value}\n");
     Ok(variables.into_iter().map(line).collect())
 }

@@ -12,6 +12,8 @@ mod token;
 mod values;
 mod windows;
 
+use std::path::PathBuf;
+
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -65,6 +67,12 @@ pub struct Config {
     ///
     /// Default: `false`. Reload: restart.
     pub preload: bool,
+    /// A Unix socket at which programs that we do not start get the memory that the library of `preload` writes: in a
+    /// directory that we share with them, as in a pod. They load the library of `pillion shims --to DIR` with
+    /// `LD_PRELOAD` and find the socket with `_PILLION_EVIDENCE=unix:PATH`.
+    ///
+    /// Unit: path. Default: none. Reload: restart.
+    pub preload_socket: Option<PathBuf>,
     /// What the kernel knows: which inbound connection the sending thread was working on, and in the mode `eager` the
     /// event that it was handling. Needs the capabilities BPF and PERFMON and Linux 6.16 or later; nothing inside the
     /// program. In the mode `eager` each system call of the machine takes 30 to 170 ns longer.
@@ -109,6 +117,7 @@ impl Default for Config {
             values: true,
             shims: false,
             preload: false,
+            preload_socket: None,
             kernel: Kernel::Auto,
             mode: Mode::Strict,
         }

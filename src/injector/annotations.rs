@@ -115,6 +115,13 @@ pub static ANNOTATIONS: &[Annotation] = &[
         read: |wishes, text| boolean(text).map(|value| wishes.shims = value),
     },
     Annotation {
+        name: "preload",
+        values: "`true`, `false`",
+        meaning: "Mount the preload library and have every program load it that is linked dynamically: it tells which request \
+                  a thread works on ([linking](linking.md#threads)).",
+        read: |wishes, text| boolean(text).map(|value| wishes.preload = value),
+    },
+    Annotation {
         name: "capabilities",
         values: "`restricted`, `bpf`",
         meaning: "What the sidecar may do: nothing, or kernel evidence (root with `BPF`, `PERFMON` and `SYS_PTRACE` alone).",
@@ -161,6 +168,7 @@ pub(super) struct Wishes {
     pub(super) exclude_outbound_ports: Vec<String>,
     pub(super) exclude_outbound_cidrs: Vec<String>,
     pub(super) shims: bool,
+    pub(super) preload: bool,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) log_level: Option<String>,
     pub(super) resources: Option<Resources>,
@@ -293,6 +301,7 @@ mod tests {
             "pillion.dev/exclude-outbound-ports": "",
             "pillion.dev/exclude-outbound-cidrs": "10.0.0.0/8,fd00::/8",
             "pillion.dev/shims": "true",
+            "pillion.dev/preload": "true",
             "pillion.dev/capabilities": "bpf",
             "pillion.dev/log-level": "info,pillion::proxy=debug",
             "pillion.dev/resources": "{\"limits\":{\"memory\":\"1Gi\"}}",
@@ -313,6 +322,7 @@ mod tests {
         for (name, value, message) in [
             ("inject", "yes", "\"yes\" is neither true nor false"),
             ("shims", "", "\"\" is neither true nor false"),
+            ("preload", "1", "\"1\" is neither true nor false"),
             ("config", "Orders", "\"Orders\" is no name of a ConfigMap"),
             ("config", "a..b", "is no name of a ConfigMap"),
             ("service-name", "", "is no name"),

@@ -55,10 +55,18 @@ pub(super) struct Plan {
     /// The ConfigMap with the configuration file.
     pub(super) config: Option<String>,
     pub(super) shims: bool,
+    pub(super) preload: bool,
     pub(super) log_level: Option<String>,
     /// Callers that get no span besides those that never do.
     pub(super) ignored_agents: Vec<String>,
     pub(super) warnings: Vec<String>,
+}
+
+impl Plan {
+    /// True when programs load something from the directory of shims.
+    pub(super) fn loads(&self) -> bool {
+        self.shims || self.preload
+    }
 }
 
 /// What is redirected: lists of ports, ranges and networks.
@@ -193,6 +201,7 @@ fn plan(pod: &Pod<'_>, config: &Config, wishes: Wishes) -> Result<Plan, String> 
         resources: wishes.resources.unwrap_or_else(|| config.resources.clone()),
         config: wishes.config,
         shims: wishes.shims,
+        preload: wishes.preload,
         log_level: wishes.log_level,
         ignored_agents: probes::agents(pod),
         redirect,

@@ -20,7 +20,6 @@ mod server;
 mod sidecar;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -39,8 +38,16 @@ use review::Request;
 
 /// The variables that make a program load what lies in a directory: from the directory and what the program's
 /// environment holds.
-pub type Variables =
-    dyn Fn(&str, &BTreeMap<String, String>) -> Vec<(&'static str, String)> + Send + Sync;
+pub type Variables = fn(&str, &BTreeMap<String, String>) -> Vec<(&'static str, String)>;
+
+/// What programs can be made to load from the directory of shims.
+#[derive(Debug, Clone, Copy)]
+pub struct Loads {
+    /// The start-up shims of runtimes.
+    pub shims: Variables,
+    /// The library that tells about threads; `None` where this build has none.
+    pub preload: Option<Variables>,
+}
 
 /// Whether a pod that says nothing is injected: its namespace's label decides, which API server matched before it asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +61,7 @@ pub enum Unless {
 /// Decides about pods. One for each configuration; requests share it.
 pub struct Injector {
     config: Config,
-    shims: Arc<Variables>,
+    loads: Loads,
 }
 
 /// The answer to a review.
@@ -75,9 +82,9 @@ impl Injector {
     ///
     /// # Errors
     /// The first setting that cannot be used.
-    pub fn new(config: Config, shims: Arc<Variables>) -> Result<Self, ConfigError> {
+    pub fn new(config: Config, loads: Loads) -> Result<Self, ConfigError> {
         config.check()?;
-        Ok(Self { config, shims })
+        Ok(Self { config, loads })
     }
 
     /// Answers an AdmissionReview. Whatever is wrong with a pod lets it pass as it is, with a warning.
@@ -103,7 +110,7 @@ impl Injector {
             Decision::Inject(plan) => {
                 let mut warnings = plan.warnings.clone();
                 let mut draft = Draft::new(pod.object.clone());
-                warnings.extend(program::apply(&mut draft, pod, &plan, &*self.shims));
+                warnings.extend(program::apply(&mut draft, pod, &plan, &self.loads));
                 sidecar::apply(&mut draft, pod, &plan, &self.config);
                 sidecar::mark(&mut draft, &plan);
                 return (ReviewOutcome::Injected, warnings, draft.into_operations());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::json;
 
+use super::Loads;
 use super::Variables;
 use super::decide::Plan;
 use super::patch::Draft;
@@ -18,16 +19,21 @@ use super::sidecar;
 const HELD: &str = "_PILLION_HELD_";
 
 /// Changes the containers; what could not be done, in words.
-pub(super) fn apply(
-    draft: &mut Draft,
-    pod: &Pod<'_>,
-    plan: &Plan,
-    shims: &Variables,
-) -> Vec<String> {
+pub(super) fn apply(draft: &mut Draft, pod: &Pod<'_>, plan: &Plan, loads: &Loads) -> Vec<String> {
     let mut warnings = Vec::new();
+    let mut wanted = Vec::new();
+    if plan.shims {
+        wanted.push(loads.shims);
+    }
+    if plan.preload {
+        wanted.extend(loads.preload);
+        if loads.preload.is_none() {
+            warnings.push("this build of pillion has no preload library".to_owned());
+        }
+    }
     for container in pod.containers() {
-        if plan.shims {
-            load_shims(draft, container, shims, &mut warnings);
+        if !wanted.is_empty() {
+            load(draft, container, &wanted, &mut warnings);
         }
         if plan.redirect.is_none() {
             name_the_proxy(draft, container, &mut warnings);
@@ -36,12 +42,18 @@ pub(super) fn apply(
     warnings
 }
 
-fn load_shims(
+/// Mounts the directory of shims and points the program at what it is to load from there.
+fn load(
     draft: &mut Draft,
     container: Container<'_>,
-    shims: &Variables,
+    wanted: &[Variables],
     warnings: &mut Vec<String>,
 ) {
+    let variables = |env: &BTreeMap<String, String>| -> Vec<(&'static str, String)> {
+        let each = |wanted: &Variables| wanted(sidecar::SHIMS_DIR, env);
+        wanted.iter().flat_map(each).collect()
+    };
+    let names = variables(&BTreeMap::new());
     let pointer = container.pointer();
     let mount = json!({
         "name": sidecar::SHIMS_VOLUME,
@@ -54,13 +66,15 @@ fn load_shims(
         .as_array()
         .is_some_and(|from| !from.is_empty())
     {
+        let shared = names.iter().map(|(name, _)| *name);
+        let shared: Vec<&str> = shared.filter(|name| !name.starts_with('_')).collect();
         warnings.push(format!(
-            "container {} takes variables from elsewhere (envFrom): NODE_OPTIONS, PYTHONPATH and RUBYOPT are not looked for there",
-            container.name()
+            "container {} takes variables from elsewhere (envFrom): {} are not looked for there",
+            container.name(),
+            shared.join(", ")
         ));
     }
     let env = format!("{pointer}/env");
-    let names = shims(sidecar::SHIMS_DIR, &BTreeMap::new());
     let mut found: Vec<_> = names
         .iter()
         .map(|(name, _)| (container.variable(name), *name))
@@ -70,8 +84,8 @@ fn load_shims(
     for (held, name) in found {
         let value = |held: Option<&str>| {
             let env = held.map(|held| (name.to_owned(), held.to_owned()));
-            let variables = shims(sidecar::SHIMS_DIR, &env.into_iter().collect());
-            let ours = variables.into_iter().find(|(other, _)| *other == name);
+            let ours = variables(&env.into_iter().collect());
+            let ours = ours.into_iter().find(|(other, _)| *other == name);
             let value = ours.map_or_else(String::new, |(_, value)| value);
             json!({ "name": name, "value": value })
         };

@@ -12,6 +12,7 @@ use super::identity;
 use super::patch::Draft;
 use super::pod::Pod;
 use super::probes;
+use crate::net::evidence::offer;
 
 /// The sidecar. A pod that has a container of this name is left alone.
 pub(super) const NAME: &str = "pillion";
@@ -60,7 +61,7 @@ pub(super) fn apply(draft: &mut Draft, pod: &Pod<'_>, plan: &Plan, config: &Conf
     if let Some(redirect) = &plan.redirect {
         before.push(redirection(plan, redirect, config));
     }
-    if plan.shims {
+    if plan.loads() {
         before.push(shims(plan, config));
     }
     let sidecar = sidecar(pod, plan, config, &looked_at);
@@ -93,6 +94,9 @@ pub(super) fn mark(draft: &mut Draft, plan: &Plan) {
     });
     if plan.shims {
         parts.push("shims");
+    }
+    if plan.preload {
+        parts.push("preload");
     }
     if plan.capabilities != Capabilities::Restricted {
         parts.push(plan.capabilities.name());
@@ -133,7 +137,12 @@ fn sidecar(pod: &Pod<'_>, plan: &Plan, config: &Config, looked_at: &[u16]) -> Va
     container["env"] = variables(plan, config, looked_at).into();
     container["resources"] = resources(plan);
     container["securityContext"] = security(plan.capabilities, config);
-    container["volumeMounts"] = mounts(plan).into();
+    let mut mounts = mounts(plan);
+    if plan.preload {
+        // For the socket.
+        mounts.push(json!({ "name": SHIMS_VOLUME, "mountPath": SHIMS_DIR }));
+    }
+    container["volumeMounts"] = mounts.into();
     container["readinessProbe"] = json!({ "httpGet": ready, "periodSeconds": 5 });
     if plan.native {
         container["restartPolicy"] = json!("Always");
@@ -213,7 +222,7 @@ fn redirection(plan: &Plan, redirect: &Redirect, config: &Config) -> Value {
     container
 }
 
-/// The init container that lays out the shims.
+/// The init container that lays out the shims and the library.
 fn shims(plan: &Plan, config: &Config) -> Value {
     let args = ["shims", "--to", SHIMS_DIR];
     let mut container = container("pillion-shims", &plan.image, &args, config);
@@ -326,6 +335,11 @@ fn variables(plan: &Plan, config: &Config, looked_at: &[u16]) -> Vec<Value> {
     if plan.shims {
         set("PILLION_LINKING__SHIMS", "true");
     }
+    if plan.preload {
+        let socket = format!("{SHIMS_DIR}/{}", offer::NAME);
+        set("PILLION_LINKING__PRELOAD", "true");
+        set("PILLION_LINKING__PRELOAD_SOCKET", &socket);
+    }
     if let Some(level) = &plan.log_level {
         set("PILLION_LOG__LEVEL", level);
     }
@@ -347,7 +361,7 @@ fn volumes(draft: &mut Draft, plan: &Plan) {
     let in_memory = |size: &str| json!({ "medium": "Memory", "sizeLimit": size });
     let mut add = |volume: Value| draft.push("/spec/volumes", volume);
     add(json!({ "name": TOKEN_VOLUME, "emptyDir": in_memory("1Mi") }));
-    if plan.shims {
+    if plan.loads() {
         add(json!({ "name": SHIMS_VOLUME, "emptyDir": in_memory("8Mi") }));
     }
     if let Some(name) = &plan.config {

@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod offer;
+
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -57,7 +59,9 @@ impl Evidence {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = rustix::fs::memfd_create("pillion-evidence", flags)?;
         rustix::fs::ftruncate(&memory, SIZE as u64)?;
-        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW)?;
+        // Who gets the file cannot seal it further, so that others could not write.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&memory, seals)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing. The file has this size and, being
         // sealed, keeps it.
@@ -71,6 +75,14 @@ impl Evidence {
     pub fn path(&self) -> String {
         let process = std::process::id();
         format!("/proc/{process}/fd/{}", self.memory.as_raw_fd())
+    }
+
+    /// Another handle of the memory, to be given away.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn handle(&self) -> io::Result<OwnedFd> {
+        self.memory.try_clone()
     }
 
     /// What was written before the latest bytes of the connection between these two ports; `None` when nothing was, or

@@ -34,6 +34,7 @@ use pillion::detect::client_hello as read_hello;
 use pillion::detect::proxy_header as read_proxy_header;
 use pillion::detect::sniff;
 use pillion::injector::Injector;
+use pillion::injector::Loads;
 use pillion::injector::Unless;
 use pillion::model::Span;
 use pillion::net::grpc;
@@ -86,11 +87,15 @@ const LIMITS: Limits = Limits {
 
 /// What an API server asks about a pod. The answer is bounded by the question, and JSON.
 fn admission_review(data: &[u8]) -> bool {
-    let variables = |dir: &str, env: &BTreeMap<String, String>| {
+    fn variables(dir: &str, env: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
         let held = env.get("NODE_OPTIONS").map_or("", String::as_str);
         vec![("NODE_OPTIONS", format!("{held} {dir}"))]
+    }
+    let loads = Loads {
+        shims: variables,
+        preload: Some(variables),
     };
-    let injector = Injector::new(Default::default(), Arc::new(variables)).unwrap();
+    let injector = Injector::new(Default::default(), loads).unwrap();
     let Ok(answer) = injector.review(data, Unless::Refused) else {
         return false;
     };

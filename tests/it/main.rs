@@ -30,6 +30,7 @@ mod limits;
 mod linking;
 mod operations;
 mod pages;
+mod preload;
 mod probe_port;
 mod propagation;
 mod receivers;

@@ -3,7 +3,8 @@
  *
  * A thread that reads an inbound connection with blocking calls works on that request until the first byte of its
  * response is written. What the same thread sends elsewhere in between, the request caused. Before bytes leave, the slot
- * of the connection's local port is written in memory that Pillion maps; nothing else is kept or sent.
+ * of the connection's local port is written in memory that Pillion maps; nothing else is kept or sent. The memory is a
+ * file, _PILLION_EVIDENCE=PATH, or offered at a socket, _PILLION_EVIDENCE=unix:PATH.
  *
  * Unknown stays: connections read without blocking (event loops, greenlets, virtual threads), calls that another thread
  * sends, programs without a C library of their own (most of Go), io_uring and sendfile. Nothing here can fail a call of
@@ -40,13 +41,15 @@ enum role { UNKNOWN, INBOUND, OUTBOUND, OTHER };
 
 /* A descriptor of ours. `request` counts up for each request read from an inbound one; 0 once its response begins. */
 struct connection {
-  _Atomic uint8_t role;
+  _Atomic uint8_t role, accepted;
   _Atomic uint16_t local, remote;
   _Atomic uint32_t request;
 };
 
-static slot *slots;
+static slot *_Atomic slots;
+/* 0: whatever connection the program accepts is inbound. */
 static uint16_t app_port;
+static int at_work;
 static struct connection connections[MAX_FD];
 static _Atomic uint32_t requests, writes;
 
@@ -62,29 +65,53 @@ static unsigned number(const char *text) {
   return value;
 }
 
+#include "offered.h"
+
+/* What comes after a prefix; NULL where a text does not begin with it. */
+static const char *after(const char *text, const char *prefix) {
+  while (*prefix && *text == *prefix) text++, prefix++;
+  return *prefix ? NULL : text;
+}
+
 __attribute__((constructor)) static void start(void) {
   const char *file = getenv("_PILLION_EVIDENCE");
   app_port = (uint16_t)number(getenv("_PILLION_APP_PORT"));
-  if (!file || !app_port) return;
+  if (!file) return;
+  const char *path = after(file, "unix:");
+  if (path) {
+    at_work = offered_at(path);
+    return;
+  }
+  if (!app_port) return;
   int saved = errno;
   int fd = open(file, O_RDWR | O_CLOEXEC);
   if (fd >= 0) {
     void *map = mmap(NULL, PORTS * sizeof(slot), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map != MAP_FAILED) slots = map;
+    at_work = map != MAP_FAILED;
     close(fd);
   }
   errno = saved;
 }
 
 static struct connection *known(int fd) {
-  return slots && fd >= 0 && fd < MAX_FD ? &connections[fd] : NULL;
+  return at_work && fd >= 0 && fd < MAX_FD ? &connections[fd] : NULL;
 }
 
 static void forget(int fd) {
   struct connection *c = known(fd);
   if (!c) return;
   c->request = 0;
+  c->accepted = 0;
   c->role = UNKNOWN;
+}
+
+static void accepts(int fd) {
+  forget(fd);
+  struct connection *c = known(fd);
+  if (!c) return;
+  c->accepted = 1;
+  current();
 }
 
 static uint16_t port(const struct sockaddr_storage *address) {
@@ -109,7 +136,7 @@ static enum role role(int fd, struct connection *c) {
     }
     c->local = port(&local);
     c->remote = port(&remote);
-    found = c->local == app_port ? INBOUND : OUTBOUND;
+    found = (app_port ? c->local == app_port : c->accepted) ? INBOUND : OUTBOUND;
   }
   errno = saved;
   c->role = found;
@@ -139,10 +166,12 @@ static void will_write(int fd) {
   if (r == INBOUND) {
     c->request = 0;
   } else if (r == OUTBOUND) {
+    slot *mapped = current();
+    if (!mapped) return;
     uint64_t owner = 0;
     if (mine.request && connections[mine.fd].request == mine.request) owner = connections[mine.fd].remote;
     uint64_t evidence = owner << 48 | (uint64_t)c->remote << 32 | ++writes;
-    atomic_store_explicit(&slots[c->local], evidence, memory_order_release);
+    atomic_store_explicit(&mapped[c->local], evidence, memory_order_release);
   }
 }
 
@@ -158,17 +187,24 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t size) {
   return real(fd, address, size);
 }
 
+EXPORT int listen(int fd, int backlog) {
+  REAL(listen, SYS_listen, fd, backlog);
+  /* Before requests come, and before processes that share the port are forked. */
+  if (at_work) current();
+  return real(fd, backlog);
+}
+
 EXPORT int accept(int fd, struct sockaddr *address, socklen_t *size) {
   REAL(accept, SYS_accept4, fd, address, size, 0);
   int accepted = real(fd, address, size);
-  forget(accepted);
+  accepts(accepted);
   return accepted;
 }
 
 EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *size, int flags) {
   REAL(accept4, SYS_accept4, fd, address, size, flags);
   int accepted = real(fd, address, size, flags);
-  forget(accepted);
+  accepts(accepted);
   return accepted;
 }
 

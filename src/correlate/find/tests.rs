@@ -440,6 +440,7 @@ fn a_layer_that_is_off_asserts_nothing() {
         values: false,
         shims: false,
         preload: false,
+        preload_socket: None,
         kernel: correlate::Kernel::Off,
         mode: Mode::Eager,
     };
