@@ -249,6 +249,7 @@ fn client_span(tracer: &Arc<Tracer>, request: &Request<()>, parent: &SpanContext
         parent: Some(parent.clone()),
         method: "forwarded",
         confidence: "exact",
+        p: 0.9999,
         candidates: 1,
         links: Vec::new(),
         agreed: None,
