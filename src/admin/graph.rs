@@ -19,6 +19,8 @@ use crate::model::Value;
 
 /// Peers outside that are told apart; the rest is one node.
 const MAX_OUTSIDE: usize = 100;
+/// Ways of linking that are told apart on an edge.
+const MAX_LINKED: usize = 16;
 
 /// The service graph, sorted by name.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -55,6 +57,8 @@ pub(super) struct Edge {
     /// The calls, with the caller's durations where the caller recorded them.
     #[serde(flatten)]
     pub(super) calls: Calls,
+    /// How many of them were linked to their cause by which method and with which confidence, as `thread high`.
+    pub(super) linked: BTreeMap<Text, u64>,
 }
 
 /// A number of calls.
@@ -75,6 +79,7 @@ pub(super) struct Calls {
 struct Tally {
     errors: u64,
     nanos: Vec<u64>,
+    linked: BTreeMap<Text, u64>,
 }
 
 #[derive(Default)]
@@ -147,7 +152,9 @@ impl Builder {
             None => search::is_error(caller),
         };
         let key = (caller.resource.service.clone(), callee.clone());
-        self.edges.entry(key).or_default().add(timed, failed);
+        let tally = self.edges.entry(key).or_default();
+        tally.add(timed, failed);
+        tally.add_link(caller);
     }
 
     fn peer(&self, span: &Span) -> Option<Text> {
@@ -195,9 +202,10 @@ impl Builder {
         let edges = self
             .edges
             .into_iter()
-            .map(|((parent, child), tally)| Edge {
+            .map(|((parent, child), mut tally)| Edge {
                 parent,
                 child,
+                linked: std::mem::take(&mut tally.linked),
                 calls: tally.finish(),
             })
             .collect();
@@ -209,6 +217,20 @@ impl Tally {
     fn add(&mut self, nanos: u64, failed: bool) {
         self.nanos.push(nanos);
         self.errors += u64::from(failed);
+    }
+
+    fn add_link(&mut self, caller: &Span) {
+        let text = |key| caller.attribute(key).and_then(Value::as_str);
+        let Some(method) = text("pillion.link.method") else {
+            return;
+        };
+        let name = match text("pillion.link.confidence") {
+            None | Some("none") => Text::from(method),
+            Some(confidence) => Text::from(format!("{method} {confidence}")),
+        };
+        let is_known = self.linked.len() < MAX_LINKED || self.linked.contains_key(&name);
+        let name = if is_known { name } else { "others".into() };
+        *self.linked.entry(name).or_default() += 1;
     }
 
     fn finish(mut self) -> Calls {
@@ -302,6 +324,30 @@ mod tests {
         assert_eq!(outside.len(), 1, "a call to nowhere known makes no node");
         assert_eq!(outside[0].name, "db:5432");
         assert_eq!(graph.edges.len(), 1);
+    }
+
+    #[test]
+    fn an_edge_tells_how_its_calls_were_linked() {
+        let call = |id, method, confidence| {
+            let mut call = place(id, 1, "web", Kind::Client, 50);
+            call.attributes = vec![
+                Attribute::new("server.address", "db"),
+                Attribute::new("pillion.link.method", method),
+                Attribute::new("pillion.link.confidence", confidence),
+            ];
+            call
+        };
+        let mut spans = vec![
+            call(2, "thread", "high"),
+            call(3, "thread", "high"),
+            call(4, "contradicted", "none"),
+        ];
+        spans.extend((0..40).map(|n| call(5 + n, "made up", "by others")));
+        let graph = build(&[trace(spans)]);
+        let linked = &graph.edges[0].linked;
+        assert_eq!(linked.get("thread high"), Some(&2));
+        assert_eq!(linked.get("contradicted"), Some(&1));
+        assert!(linked.len() <= MAX_LINKED + 1);
     }
 
     #[test]

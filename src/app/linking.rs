@@ -1,6 +1,8 @@
 //! Evidence for linking from outside the traffic: asked for at start, and told of in `/linking` with what the rest would
 //! need and how often each was right.
 
+use std::fmt::Display;
+use std::io;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -17,6 +19,9 @@ use crate::net::kernel::Kernel;
 use crate::net::kernel::network_namespace;
 use crate::net::memory;
 use crate::net::netns::Netns;
+use crate::net::privilege;
+use crate::net::rest::Rest;
+use crate::proxy::pacing::Pacer;
 use crate::proxy::shared::Shared;
 
 /// How far a thread's priority is lowered for work that nobody waits for.
@@ -49,7 +54,14 @@ impl Running {
         };
         let lineage = match config.mode.follows_events() {
             true => kernel,
-            false => Err("linking.mode: eager, at the start"),
+            false => Err("linking.mode: balanced or eager, at the start"),
+        };
+        let pacing = match (&self.shared.pacer, config.pacing.share > 0.0) {
+            (Some(pacer), true) if pacer.standing().is_blind => {
+                Err("to see the program's threads: see program")
+            }
+            (Some(_), true) => Ok(()),
+            _ => Err("linking.pacing.share, at the start"),
         };
         let setting = |on, name| if on { Ok(()) } else { Err(name) };
         let layers = [
@@ -59,6 +71,7 @@ impl Running {
             ("thread, kernel", kernel),
             ("lineage, kernel", lineage),
             ("value", setting(config.values, "linking.values")),
+            ("pacing", pacing),
             ("exclusive", setting(config.exclusive, "linking.exclusive")),
         ];
         let layers: Vec<Value> = layers
@@ -74,6 +87,9 @@ impl Running {
         };
         json!({
             "profile": profile,
+            "lacking": privilege::lacking(),
+            "program": self.program_state(),
+            "pacing": self.shared.pacer.as_ref().map(|pacer| pacer.standing()),
             "mode": config.mode,
             "tracing": snapshot.tracer.is_some(),
             "requests_in_flight": in_flight.len(),
@@ -110,6 +126,29 @@ pub(super) fn offer(config: &correlate::Config, evidence: Option<&Evidence>) -> 
         .ok()
 }
 
+/// The gate before the program, when requests are to be paced.
+pub(super) fn pacer(config: &correlate::Config) -> Option<Arc<Pacer>> {
+    (config.pacing.share > 0.0).then(|| Pacer::new(&config.pacing))
+}
+
+/// Starts the thread that opens and closes the gate.
+///
+/// # Errors
+/// The system has no thread, or tells nothing of sockets.
+pub(super) fn start_pacing(shared: &Shared, inside: Option<&Netns>) -> io::Result<()> {
+    let Some(pacer) = shared.pacer.clone() else {
+        return Ok(());
+    };
+    let rest = match inside {
+        Some(inside) => inside.run(Rest::new)?,
+        None => Rest::new(),
+    }?;
+    std::thread::Builder::new()
+        .name("pacing".to_owned())
+        .spawn(move || pacer.run(rest))?;
+    Ok(())
+}
+
 /// Has the kernel give evidence: at once when that is required, else as soon as it can, beside the start.
 ///
 /// # Errors
@@ -120,6 +159,7 @@ pub(super) fn ask_kernel(
     shared: &Arc<Shared>,
 ) -> Result<(), RunError> {
     if config.kernel == correlate::Kernel::Off {
+        tell_profile("restricted", &"linking.kernel is off");
         return Ok(());
     }
     let network = match inside {
@@ -142,7 +182,7 @@ pub(super) fn ask_kernel(
         memory::trim();
         match loaded {
             Ok(kernel) => use_kernel(&shared, kernel),
-            Err(error) => info!(%error, "linking does without the kernel"),
+            Err(error) => tell_profile("restricted", &error),
         }
     };
     std::thread::Builder::new()
@@ -153,6 +193,12 @@ pub(super) fn ask_kernel(
 
 fn use_kernel(shared: &Shared, kernel: Kernel) {
     if shared.kernel.set(kernel).is_ok() {
-        info!("linking looks at threads in the kernel");
+        tell_profile("bpf", &"linking looks at threads in the kernel");
     }
+}
+
+/// Says once what linking is permitted to look at.
+fn tell_profile(profile: &str, because: &dyn Display) {
+    let lacking = privilege::lacking().join(", ");
+    info!(profile, %because, lacking, "privileges for linking");
 }

@@ -11,6 +11,7 @@ mod exec;
 mod injector;
 mod ledger;
 mod linking;
+mod program;
 mod receivers;
 mod run;
 mod sampling;

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
@@ -30,6 +31,7 @@ use crate::app::build::BuildError;
 use crate::app::build::Lasting;
 use crate::app::ledger;
 use crate::app::linking;
+use crate::app::program::Sight;
 use crate::app::receivers;
 use crate::app::sampling::Sampling;
 use crate::app::systemd;
@@ -99,6 +101,8 @@ pub struct Running {
     /// Recent spans, when the view is on.
     pub store: Option<Arc<Store>>,
     pub(super) shared: Arc<Shared>,
+    /// What is seen of the program.
+    pub(super) sight: Arc<ArcSwap<Sight>>,
     resource: Arc<Resource>,
     pub(super) readiness: Arc<Readiness>,
     tls: Vec<ServerTls>,
@@ -253,15 +257,18 @@ impl Running {
         )?;
         let own = build::own_addresses(&bound);
         let evidence = config.linking.preload.then(linking::evidence).flatten();
+        let pacer = linking::pacer(&config.linking);
         let offer = linking::offer(&config.linking, evidence.as_ref());
         if let Some(offer) = offer {
             let cancel = cancel.clone();
             tokio::spawn(async move { cancel.run_until_cancelled(offer.serve()).await });
         }
-        let shared = Shared::new(snapshot, workers, &metrics, own, evidence);
+        let shared = Shared::new(snapshot, workers, &metrics, own, evidence, pacer);
         linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
+        linking::start_pacing(&shared, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
             dump: Mutex::default(),
+            sight: Arc::default(),
             shared,
             first_reporters: reporters
                 .snapshot()
@@ -355,6 +362,11 @@ impl Running {
         Ok(())
     }
 
+    /// The network of the program's own, when it has one.
+    pub(super) fn inside(&self) -> Option<Netns> {
+        self.lasting.inside.clone()
+    }
+
     fn start_tasks(&self) {
         let clock = self.lasting.clock.clone();
         let resync = async move {
@@ -369,6 +381,7 @@ impl Running {
         let give_back = memory::run(move || shared.connections());
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(give_back).await });
+        self.watch_program();
         let upkeep = self.metrics.clone().run_upkeep();
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(upkeep).await });
@@ -469,6 +482,9 @@ impl Running {
                 connections = unfinished.remaining,
                 "grace period over: cutting what is open"
             );
+        }
+        if let Some(pacer) = &self.shared.pacer {
+            pacer.end();
         }
         self.stop_workers.cancel();
         let workers = std::mem::take(&mut *self.workers.lock());

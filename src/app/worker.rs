@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -60,8 +61,15 @@ async fn work(plan: Plan) {
             limits,
             metrics.pool(direction),
             shared.metrics(direction).upstream.clone(),
+            match direction {
+                Direction::Inbound => shared.pacer.clone(),
+                Direction::Outbound => None,
+            },
         )
     };
+    if let Some(pacer) = &shared.pacer {
+        pacer.join(Handle::current());
+    }
     let worker = Arc::new(Worker {
         index,
         inbound_pool: pool(Direction::Inbound),

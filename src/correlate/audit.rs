@@ -1,28 +1,33 @@
 //! How often evidence was right, by layer and operation, and which layer has lost its word.
 //!
-//! A call on which the program passes on the trace context that its request was given tells the truth without being
-//! asked. Whatever else points at a request for such a call is held against that. Counters only: no lock, nothing that
-//! grows, the latest operation has its place.
+//! Three things tell the truth without being asked: a call on which the program passes on the trace context that its
+//! request was given; one that came while nothing but its request's had been delivered; and a request that is alone and
+//! makes its usual calls, or one more. Whatever else points at a request for such a call is held against that. What was
+//! seen makes the prior of a method its probability for the operation (the mean of a beta distribution). Counters only:
+//! no lock, nothing that grows, the latest operation has its place.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use crate::correlate::Method;
+use crate::correlate::Mode;
 use crate::correlate::shape::Shape;
 
 /// Operations with figures of their own; two that fall on one place take it from each other.
 const OPERATIONS: usize = 256;
 /// The layers that can be wrong about a program that forwards.
-const AUDITED: [Method; 5] = [
+const AUDITED: [Method; 7] = [
     Method::Shim,
     Method::Thread,
     Method::Lineage,
     Method::Runtime,
     Method::Values,
+    Method::Pacing,
+    Method::Exclusive,
 ];
-/// One wrong answer in more than so many takes a layer's word away.
-const RIGHT_OF_ONE_WRONG: u32 = 1_000;
+/// The prior of a method counts as so many answers.
+const PRIOR_WEIGHT: f64 = 1_000.0;
 /// Every so many forwarded calls are looked at.
 const EACH: u32 = 4;
 
@@ -35,7 +40,7 @@ pub(super) struct Audit {
 }
 
 /// How often one layer was right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Figures {
     /// The layer.
     pub method: &'static str,
@@ -43,7 +48,9 @@ pub struct Figures {
     pub right: u32,
     /// It pointed at another.
     pub wrong: u32,
-    /// Operations for which it is not believed.
+    /// How likely it is right by these figures, all operations together.
+    pub p: f64,
+    /// Operations for which it is right less often than before it was audited, and less than `strict` asks for.
     pub demoted_operations: usize,
 }
 
@@ -90,24 +97,28 @@ impl Audit {
         place.tallies[index].add(right);
     }
 
-    /// False when a layer was wrong too often about this operation.
-    pub(super) fn believes(&self, operation: Shape, method: Method) -> bool {
+    /// How likely a layer is right when it points at a request of this operation.
+    pub(super) fn p(&self, operation: Shape, method: Method) -> f64 {
         let place = self.place(operation);
-        index_of(method).is_none_or(|index| {
-            place.operation.load(Ordering::Relaxed) != operation.number()
-                || place.tallies[index].is_good()
-        })
+        match index_of(method) {
+            Some(index) if place.operation.load(Ordering::Relaxed) == operation.number() => {
+                place.tallies[index].p(method)
+            }
+            _ => method.prior(),
+        }
     }
 
     /// What was found, by layer.
     pub(super) fn figures(&self) -> Vec<Figures> {
         let of = |(index, method): (usize, &Method)| {
-            let demoted = |place: &&Place| !place.tallies[index].is_good();
+            let least = Mode::Strict.least().min(method.prior());
+            let demoted = |place: &&Place| place.tallies[index].p(*method) < least;
             let (right, wrong) = self.sums[index].read();
             Figures {
                 method: method.name(),
                 right,
                 wrong,
+                p: self.sums[index].p(*method),
                 demoted_operations: self.places.iter().filter(demoted).count(),
             }
         };
@@ -136,9 +147,12 @@ impl Tally {
         (read(&self.right), read(&self.wrong))
     }
 
-    fn is_good(&self) -> bool {
+    fn p(&self, method: Method) -> f64 {
         let (right, wrong) = self.read();
-        wrong == 0 || right / wrong >= RIGHT_OF_ONE_WRONG
+        let (right, wrong) = (f64::from(right), f64::from(wrong));
+        // Exactly the prior while nothing was seen.
+        let prior = method.prior();
+        prior + (right - prior * (right + wrong)) / (PRIOR_WEIGHT + right + wrong)
     }
 }
 
@@ -157,19 +171,47 @@ mod tests {
     fn a_layer_loses_its_word_where_it_was_wrong_and_earns_it_back() {
         let (audit, shapes) = (Audit::default(), Shapes::default());
         let [one, other] = ["/one", "/other"].map(|path| shapes.of(&Verb::GET, "", path));
+        let believes = |operation, method| Mode::Strict.accepts(method, audit.p(operation, method));
         audit.tell(other, Method::Thread, true);
         audit.tell(one, Method::Thread, false);
-        assert!(!audit.believes(one, Method::Thread));
-        assert!(audit.believes(other, Method::Thread), "another operation");
-        assert!(audit.believes(one, Method::Shim), "another layer");
+        assert!(!believes(one, Method::Thread));
+        assert!(believes(other, Method::Thread), "another operation");
+        assert!(believes(one, Method::Shim), "another layer");
         let thread = audit.figures()[1];
         assert_eq!((thread.method, thread.demoted_operations), ("thread", 1));
         assert_eq!((thread.right, thread.wrong), (1, 1));
-        for _ in 0..RIGHT_OF_ONE_WRONG {
+        for _ in 0..1_000 {
             audit.tell(one, Method::Thread, true);
         }
-        assert!(audit.believes(one, Method::Thread));
-        audit.tell(one, Method::Exclusive, false);
-        assert!(audit.believes(one, Method::Exclusive), "has its own judge");
+        assert!(believes(one, Method::Thread));
+    }
+
+    #[test]
+    fn what_was_seen_moves_a_prior_as_far_as_it_weighs() {
+        let (audit, shapes) = (Audit::default(), Shapes::default());
+        let operation = shapes.of(&Verb::GET, "", "/");
+        let p = || audit.p(operation, Method::Lineage);
+        let accepted = || {
+            let modes = [Mode::Strict, Mode::Balanced, Mode::Eager];
+            modes.map(|mode| mode.accepts(Method::Lineage, p()))
+        };
+        assert_eq!(p(), 0.98, "nothing was seen");
+        assert_eq!(accepted(), [false, false, true]);
+        for _ in 0..1_000 {
+            audit.tell(operation, Method::Lineage, true);
+        }
+        assert!((p() - 0.99).abs() < 1e-9, "as many again were right");
+        for _ in 0..100 {
+            audit.tell(operation, Method::Lineage, true);
+        }
+        assert_eq!(accepted(), [false, true, true]);
+        for _ in 0..400 {
+            audit.tell(operation, Method::Lineage, false);
+        }
+        assert_eq!(accepted(), [false; 3]);
+        let least = [Method::Exclusive, Method::Pacing, Method::Shim];
+        for method in least {
+            assert!(Mode::Strict.accepts(method, method.prior()), "{method:?}");
+        }
     }
 }

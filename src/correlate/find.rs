@@ -8,6 +8,7 @@ use http::Method as Verb;
 use http::Uri;
 use smallvec::SmallVec;
 
+use crate::correlate::Class;
 use crate::correlate::Confidence;
 use crate::correlate::Config;
 use crate::correlate::Found;
@@ -16,8 +17,10 @@ use crate::correlate::REQUEST_ID;
 use crate::correlate::audit::Audit;
 use crate::correlate::in_flight::InFlight;
 use crate::correlate::in_flight::Inbound;
+use crate::correlate::shape::Shape;
 use crate::correlate::token::Carried;
 use crate::correlate::values::Recurring;
+use crate::correlate::windows::Told;
 use crate::model::SpanContext;
 use crate::net::kernel::Moment;
 
@@ -25,6 +28,8 @@ use crate::net::kernel::Moment;
 const MAX_LINKS: usize = 3;
 /// Beyond this many requests in flight no layer searches them all: its cost must stay bounded.
 const MAX_SEARCH: usize = 1_024;
+/// How likely the only request in flight is the cause when there are other explanations.
+const DOUBTFUL: f64 = 0.9;
 
 /// An outbound request whose cause is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +50,11 @@ pub struct Call<'a> {
     pub served: Option<u16>,
     /// What the kernel says.
     pub witnesses: &'a [Witness],
+    /// Somebody looks at the threads that send on its connection.
+    pub is_watched: bool,
+    /// Nothing but what is for this request had been delivered to the program when the call came, and how likely the
+    /// call is not one that the program makes by itself.
+    pub paced: Option<(&'a Arc<Inbound>, f64)>,
     /// When it came.
     pub now: Instant,
 }
@@ -63,8 +73,8 @@ pub struct Witness {
 /// What the layers above the last said.
 #[derive(Default)]
 struct Evidence {
-    /// The requests that were pointed at, surest layer first, and by what.
-    pointed: SmallVec<[(Arc<Inbound>, Method, Confidence); 2]>,
+    /// The requests that were pointed at, surest layer first, by what, and how likely rightly.
+    pointed: SmallVec<[(Arc<Inbound>, Method, f64); 2]>,
     /// Requests that could not be told apart.
     doubtful: Vec<Arc<Inbound>>,
 }
@@ -80,7 +90,9 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if in_flight.audit.wants_next() {
             audit(config, in_flight, call, context);
         }
-        return asserted(context.clone(), Method::Forwarded, Confidence::Exact);
+        let p = Method::Forwarded.prior();
+        let exact = Confidence::Exact;
+        return asserted(context.clone(), Method::Forwarded, exact, p);
     }
     let mut evidence = Evidence::default();
     if config.shims
@@ -88,7 +100,7 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
     {
         in_flight.learn_shim();
         match in_flight.holder(token) {
-            Some(inbound) => evidence.point(inbound, Method::Shim, Confidence::High),
+            Some(inbound) => evidence.point(inbound, Method::Shim),
             None => return nothing(Method::Ended, Vec::new(), 0),
         }
     }
@@ -97,26 +109,44 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
         if config.forwarded {
             by_request_id(in_flight, call, &mut evidence);
         }
-        if config.preload {
-            by_thread(in_flight, call, &mut evidence);
+        let class = in_flight.class();
+        if class.allows(Method::Thread) {
+            if config.preload {
+                by_thread(in_flight, call, &mut evidence);
+            }
+            by_kernel(in_flight, call, Method::Thread, &mut evidence);
         }
-        by_kernel(in_flight, call, Method::Thread, &mut evidence);
         if config.values {
             by_values(in_flight, call, &mut evidence);
         }
-        if config.mode.follows_events() && evidence.pointed.is_empty() {
+        if let Some((inbound, _)) = call.paced
+            && class.allows(Method::Pacing)
+            && !inbound.has_ended()
+        {
+            evidence.point(inbound.clone(), Method::Pacing);
+        }
+        if config.mode.follows_events()
+            && class.allows(Method::Lineage)
+            && evidence.pointed.is_empty()
+        {
             by_kernel(in_flight, call, Method::Lineage, &mut evidence);
         }
     }
-    evidence.heed(&in_flight.audit);
+    let alone = match config.exclusive && total == 1 {
+        true => Alone::of(config, in_flight, call, &evidence),
+        false => None,
+    };
+    let proofs = evidence.held_against(call, alone.as_ref());
+    evidence.heed(config, call, &in_flight.audit);
+    for (operation, method, right) in proofs {
+        in_flight.audit.tell(operation, method, right);
+    }
     if let Some(found) = evidence.verdict() {
         return found;
     }
     if total == 0 {
         in_flight.call_without_request(call.destination, call.now);
-    } else if config.exclusive
-        && let Some(found) = by_exclusion(config, in_flight, call)
-    {
+    } else if let Some(found) = alone.and_then(|alone| alone.verdict(config, in_flight, call)) {
         return found;
     }
     let oldest = in_flight.oldest(MAX_LINKS);
@@ -143,7 +173,10 @@ fn audit(config: &Config, in_flight: &InFlight, call: &Call, context: &SpanConte
         && let Carried::Token(token) = call.carried
         && let Some(inbound) = in_flight.holder(token)
     {
-        evidence.point(inbound, Method::Shim, Confidence::High);
+        evidence.point(inbound, Method::Shim);
+    }
+    if let Some((inbound, _)) = call.paced {
+        evidence.point(inbound.clone(), Method::Pacing);
     }
     if config.preload {
         by_thread(in_flight, call, &mut evidence);
@@ -198,54 +231,114 @@ fn by_values(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
     let meeting = in_flight.matching(|inbound| values.meet(&inbound.arrival.values));
     match values.owner(meeting) {
         Recurring::Nothing => {}
-        Recurring::Of(inbound) => evidence.point(inbound, Method::Values, Confidence::High),
+        Recurring::Of(inbound) => evidence.point(inbound, Method::Values),
         Recurring::Doubtful(mut several) => evidence.doubtful.append(&mut several),
     }
 }
 
-/// The only request in flight, when that says enough.
-fn by_exclusion(config: &Config, in_flight: &InFlight, call: &Call) -> Option<Found> {
-    let (inbound, overlapped) = in_flight.only()?;
-    let context = inbound.arrival.context.clone()?;
-    let kind = in_flight
-        .shapes
-        .of(call.verb, call.destination, call.uri.path());
-    let believed =
-        !overlapped && in_flight.call_while_alone(&inbound, (kind, call.destination), call.now);
-    // A shim that is at work would have named the request.
-    let unnamed = config.shims && in_flight.shim_speaks();
-    let doubtful = !believed || unnamed || in_flight.calls_in_background(call.destination);
-    let confidence = match doubtful {
-        true => Confidence::Low,
-        false => Confidence::High,
-    };
-    config
-        .mode
-        .accepts(confidence)
-        .then(|| asserted(context, Method::Exclusive, confidence))
+/// Of which operation a request was, which layer pointed at it, and whether rightly.
+type Proofs = SmallVec<[(Shape, Method, bool); 2]>;
+
+/// The only request in flight, and what its window says of the call.
+struct Alone {
+    inbound: Arc<Inbound>,
+    told: Told,
+    /// Another explanation was seen.
+    is_doubtful: bool,
+}
+
+impl Alone {
+    fn of(config: &Config, in_flight: &InFlight, call: &Call, evidence: &Evidence) -> Option<Self> {
+        let (inbound, overlapped) = in_flight.only()?;
+        inbound.arrival.context.as_ref()?;
+        let is_new = !in_flight.calls_in_background(call.destination);
+        // Where each request has a thread that is looked at, a call from elsewhere needs more than one sighting.
+        let by_thread = |(_, method, _): &(Arc<Inbound>, Method, f64)| *method == Method::Thread;
+        let at_sight = !call.is_watched
+            || in_flight.class() != Class::Threads
+            || evidence.pointed.iter().any(by_thread);
+        let told = match overlapped {
+            true => Told::Doubtful,
+            false => {
+                let kind = in_flight
+                    .shapes
+                    .of(call.verb, call.destination, call.uri.path());
+                in_flight.call_while_alone(&inbound, (kind, call.destination), at_sight, call.now)
+            }
+        };
+        // A shim that is at work would have named the request.
+        let unnamed = config.shims && in_flight.shim_speaks();
+        Some(Self {
+            inbound,
+            told,
+            is_doubtful: unnamed || !is_new,
+        })
+    }
+
+    fn verdict(self, config: &Config, in_flight: &InFlight, call: &Call) -> Option<Found> {
+        let is_doubtful = self.told != Told::Its
+            || self.is_doubtful
+            || in_flight.calls_in_background(call.destination);
+        let p = match is_doubtful {
+            true => DOUBTFUL,
+            false => in_flight
+                .audit
+                .p(self.inbound.arrival.operation, Method::Exclusive),
+        };
+        let context = self.inbound.arrival.context.clone()?;
+        let confidence = Confidence::of(p);
+        let accepted = config.mode.accepts(Method::Exclusive, p);
+        accepted.then(|| asserted(context, Method::Exclusive, confidence, p))
+    }
 }
 
 impl Evidence {
-    fn point(&mut self, inbound: Arc<Inbound>, method: Method, confidence: Confidence) {
-        self.pointed.push((inbound, method, confidence));
+    fn point(&mut self, inbound: Arc<Inbound>, method: Method) {
+        self.pointed.push((inbound, method, method.prior()));
     }
 
-    /// What a layer says that was wrong too often is a candidate at best.
-    fn heed(&mut self, audit: &Audit) {
+    /// Which layers were right, as far as is known otherwise: which request alone could do anything, or what one that is
+    /// alone usually does.
+    fn held_against(&self, call: &Call, alone: Option<&Alone>) -> Proofs {
+        let told = alone.filter(|alone| !alone.is_doubtful);
+        let audited = self.pointed.iter();
+        let audited =
+            audited.filter(|(_, method, _)| !matches!(method, Method::Forwarded | Method::Pacing));
+        let proofs = audited.filter_map(|(inbound, method, _)| {
+            let right = match (call.paced, told) {
+                (Some((paced, _)), _) => Arc::ptr_eq(paced, inbound),
+                (None, Some(alone)) => match alone.told {
+                    Told::Its => Arc::ptr_eq(&alone.inbound, inbound),
+                    Told::OneTooMany => false,
+                    Told::Doubtful => return None,
+                },
+                (None, None) => return None,
+            };
+            Some((inbound.arrival.operation, *method, right))
+        });
+        proofs.collect()
+    }
+
+    /// What is not likely enough asserts nothing; what a layer says that lost its word is a candidate.
+    fn heed(&mut self, config: &Config, call: &Call, audit: &Audit) {
         let doubtful = &mut self.doubtful;
-        self.pointed.retain(|(inbound, method, _)| {
-            let believed = audit.believes(inbound.arrival.operation, *method);
-            if !believed {
+        self.pointed.retain_mut(|(inbound, method, p)| {
+            *p = audit.p(inbound.arrival.operation, *method);
+            if let (Method::Pacing, Some((_, paced))) = (*method, call.paced) {
+                *p = p.min(paced);
+            }
+            let accepted = config.mode.accepts(*method, *p);
+            if !accepted && *p < method.prior() {
                 doubtful.push(inbound.clone());
             }
-            believed
+            accepted
         });
     }
 
     /// One request is meant, several cannot be told apart.
     fn unique(&mut self, mut same: Vec<Arc<Inbound>>, method: Method) {
         match (same.pop(), same.is_empty()) {
-            (Some(one), true) => self.point(one, method, method.confidence()),
+            (Some(one), true) => self.point(one, method),
             (last, _) => {
                 self.doubtful.append(&mut same);
                 self.doubtful.extend(last);
@@ -256,7 +349,7 @@ impl Evidence {
     /// What follows; `None` when no layer knew anything.
     fn verdict(self) -> Option<Found> {
         let mut pointed = self.pointed.into_iter();
-        let Some((inbound, method, confidence)) = pointed.next() else {
+        let Some((inbound, method, p)) = pointed.next() else {
             let n_doubtful = self.doubtful.len();
             return (n_doubtful > 0).then(|| nothing(Method::None, self.doubtful, n_doubtful));
         };
@@ -273,15 +366,16 @@ impl Evidence {
             // A request without a span: its calls have no parent, and no other request's span will do.
             return Some(nothing(Method::None, Vec::new(), 1));
         };
-        Some(asserted(context, method, confidence))
+        Some(asserted(context, method, Confidence::of(p), p))
     }
 }
 
-fn asserted(parent: SpanContext, method: Method, confidence: Confidence) -> Found {
+fn asserted(parent: SpanContext, method: Method, confidence: Confidence, p: f64) -> Found {
     Found {
         parent: Some(parent),
         method,
         confidence,
+        p,
         candidates: 1,
         links: Vec::new(),
         agreed: None,
@@ -306,6 +400,7 @@ fn nothing(method: Method, candidates: Vec<Arc<Inbound>>, total: usize) -> Found
         parent: None,
         method,
         confidence: Confidence::None,
+        p: 0.0,
         candidates: total,
         links,
         agreed,

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -19,6 +20,7 @@ use parking_lot::RwLock;
 
 use crate::correlate::audit::Audit;
 use crate::correlate::audit::Figures;
+use crate::correlate::class::Class;
 use crate::correlate::shape::Shape;
 use crate::correlate::shape::Shapes;
 use crate::correlate::token::Token;
@@ -28,6 +30,7 @@ use crate::correlate::windows;
 use crate::correlate::windows::Learned;
 use crate::correlate::windows::Made;
 use crate::correlate::windows::Start;
+use crate::correlate::windows::Told;
 use crate::correlate::windows::Windows;
 use crate::model::SpanContext;
 use crate::net::kernel::Moment;
@@ -71,10 +74,16 @@ pub struct Inbound {
     start: Start,
     /// The calls that came while it was alone.
     made: Mutex<Made>,
+    /// A call that came while it was alone was not believed to be its.
+    doubted: AtomicBool,
     /// It went to the program: a connection was found.
     passed_on: AtomicBool,
     /// Its response has begun.
     answered: AtomicBool,
+    /// What is for it is delivered alone.
+    paced: AtomicBool,
+    /// It has ended.
+    ended: AtomicBool,
 }
 
 /// All inbound requests in flight, of all workers.
@@ -88,6 +97,8 @@ pub struct InFlight {
     crowded: AtomicU64,
     /// Destinations that were called while no request was in flight.
     background: RwLock<HashSet<Box<str>>>,
+    /// What kind of program this is: the number of a [`Class`].
+    class: AtomicU8,
     /// A call came with the token of a request: a shim is at work in the program.
     shim_speaks: AtomicBool,
     /// How values become comparable without being kept.
@@ -127,6 +138,7 @@ impl InFlight {
             sequence: AtomicU64::new(1),
             crowded: AtomicU64::new(0),
             background: RwLock::default(),
+            class: AtomicU8::new(Class::default() as u8),
             shim_speaks: AtomicBool::new(false),
             fingerprints: Fingerprints::default(),
             shapes: Shapes::default(),
@@ -156,8 +168,11 @@ impl InFlight {
             began: now,
             start,
             made: Mutex::default(),
+            doubted: AtomicBool::new(false),
             passed_on: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            paced: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
         let shard = worker % self.shards.len();
         let place = self.shards[shard].lock().put(inbound.clone());
@@ -199,22 +214,31 @@ impl InFlight {
         one.arrived_in_company || self.crowded.load(Ordering::Acquire) > one.sequence
     }
 
-    /// Counts a call that came while this request alone was in flight, from its beginning to now. True when the call is
-    /// the request's, as far as can be told.
+    /// Counts a call that came while this request alone was in flight, from its beginning to now. What it says: is the
+    /// call the request's, as far as can be told?
     ///
-    /// Once its response has begun, the program may have ended with it: then the call counts as one without a request.
+    /// Before the program has the request, and once its response has begun, the program may do anything: then the call
+    /// counts as one without a request. `at_sight`: what an operation does when it is first seen may be believed.
     pub(super) fn call_while_alone(
         &self,
         one: &Inbound,
         (call, destination): (Shape, &str),
+        at_sight: bool,
         now: Instant,
-    ) -> bool {
-        if one.answered.load(Ordering::Acquire) {
+    ) -> Told {
+        let is_there = one.passed_on.load(Ordering::Acquire);
+        if !is_there || one.answered.load(Ordering::Acquire) {
             self.call_without_request(destination, now);
-            return false;
+            return Told::Doubtful;
         }
         let before = windows::count(&mut one.made.lock(), call);
-        self.windows.believes(one.window(), (call, before), now)
+        let told = self
+            .windows
+            .tells(one.window(), (call, before), at_sight, now);
+        if told != Told::Its {
+            one.doubted.store(true, Ordering::Relaxed);
+        }
+        told
     }
 
     /// Remembers a call that came with nobody in flight.
@@ -240,6 +264,16 @@ impl InFlight {
     /// True once a call has come with a token.
     pub fn shim_speaks(&self) -> bool {
         self.shim_speaks.load(Ordering::Relaxed)
+    }
+
+    /// Says what kind of program this is.
+    pub fn is_of(&self, class: Class) {
+        self.class.store(class as u8, Ordering::Relaxed);
+    }
+
+    /// What kind of program this is.
+    pub fn class(&self) -> Class {
+        Class::from_number(self.class.load(Ordering::Relaxed))
     }
 
     /// How often evidence was right, by layer.
@@ -328,6 +362,21 @@ impl Inbound {
         self.answered.store(true, Ordering::Release);
     }
 
+    /// Whether what is for it is delivered to the program alone from now on.
+    pub fn pace(&self, paced: bool) {
+        self.paced.store(paced, Ordering::Relaxed);
+    }
+
+    /// True when it is delivered alone.
+    pub fn is_paced(&self) -> bool {
+        self.paced.load(Ordering::Relaxed)
+    }
+
+    /// True when it has ended: nothing is caused by it any more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// The port from which it was passed on; 0 while it was not.
     pub(super) fn port(&self) -> u16 {
         self.port.load(Ordering::Acquire)
@@ -359,10 +408,12 @@ impl Drop for InboundGuard {
     fn drop(&mut self) {
         let now = self.ended.unwrap_or_else(Instant::now);
         let (windows, one) = (&self.table.windows, &self.inbound);
+        one.ended.store(true, Ordering::Release);
         // A request that the program never saw tells nothing about it, and leaves it no work.
         if one.passed_on.load(Ordering::Acquire) {
             if !self.table.has_overlapped(one) {
-                windows.learn(one.window(), &one.made.lock(), now);
+                let doubted = one.doubted.load(Ordering::Relaxed);
+                windows.learn(one.window(), (&one.made.lock(), doubted), now);
             }
             // Before the count falls: whoever sees it fallen sees what was learned.
             windows.end(one.arrival.operation, now);

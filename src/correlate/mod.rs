@@ -5,6 +5,7 @@
 //! not a parent. Knows contexts and header values, not sockets.
 
 mod audit;
+mod class;
 mod find;
 mod in_flight;
 mod shape;
@@ -19,10 +20,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::model::HumanDuration;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 
 pub use audit::Figures;
+pub use class::Class;
 pub use find::Call;
 pub use find::Witness;
 pub use find::find;
@@ -39,6 +42,9 @@ pub use windows::Learned;
 
 /// The header that many programs already pass on by themselves.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How likely a paced call's parent must be right.
+const LEAST_PACED: f64 = 0.995;
 
 /// Which evidence may assert a parent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,17 +89,51 @@ pub struct Config {
     ///
     /// Default: `strict`. Reload: new connections.
     pub mode: Mode,
+    /// Pacing, off by default: finds the cause in programs where nothing else can.
+    pub pacing: Pacing,
 }
 
-/// How sure evidence must be.
+/// How sure evidence must be: how likely the parent is right, by the benchmark and by what was audited since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// `exact` or `high`.
+    /// In 999 of 1,000 cases: `exact` or `high`.
     #[default]
     Strict,
-    /// `low` is enough.
+    /// In 99 of 100.
+    Balanced,
+    /// In 9 of 10.
     Eager,
+}
+
+/// Deliveries one at a time, so that what comes out of the program tells what caused it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pacing {
+    /// The share of sampled requests that are paced: while the program works on one of them, what else is for the program
+    /// waits. Needs to see the program's threads rest (`/proc`); where it does not, nothing is paced. Costs throughput.
+    ///
+    /// Unit: 0 to 1. Default: `0` (off). Reload: restart to turn it on, else live.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share: f64,
+    /// How long the program may work on one delivery while others wait. If it takes longer its calls get no parent.
+    ///
+    /// Unit: duration. Default: `5ms`. Reload: restart.
+    pub window: HumanDuration,
+    /// How long a paced delivery may wait for its turn. Then it is delivered as others are.
+    ///
+    /// Unit: duration. Default: `20ms`. Reload: restart.
+    pub patience: HumanDuration,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            share: 0.0,
+            window: HumanDuration::from_millis(5),
+            patience: HumanDuration::from_millis(20),
+        }
+    }
 }
 
 /// Whether to ask the kernel.
@@ -120,6 +160,7 @@ impl Default for Config {
             preload_socket: None,
             kernel: Kernel::Auto,
             mode: Mode::Strict,
+            pacing: Pacing::default(),
         }
     }
 }
@@ -139,6 +180,8 @@ pub enum Method {
     Lineage,
     /// The task that sent the call was working on the request, as a probe in its runtime saw.
     Runtime,
+    /// It came while nothing but what was for the request had been delivered to the program.
+    Pacing,
     /// Exactly one request in flight.
     Exclusive,
     /// Evidence for different requests: no parent.
@@ -154,7 +197,7 @@ pub enum Method {
 pub enum Confidence {
     /// No parent asserted.
     None,
-    /// Likely; other explanations were seen.
+    /// Likely; less often right than that, or other explanations were seen.
     Low,
     /// Right in at least 999 of 1,000 cases of the linking benchmark.
     High,
@@ -171,6 +214,8 @@ pub struct Found {
     pub method: Method,
     /// How sure.
     pub confidence: Confidence,
+    /// How likely the parent is right; 0 when none is asserted.
+    pub p: f64,
     /// Inbound requests that were possible parents.
     pub candidates: usize,
     /// Possible parents, oldest first, at most three; empty when a parent is asserted.
@@ -181,13 +226,14 @@ pub struct Found {
 
 impl Method {
     /// Every method, for metrics.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Forwarded,
         Self::Values,
         Self::Shim,
         Self::Thread,
         Self::Lineage,
         Self::Runtime,
+        Self::Pacing,
         Self::Exclusive,
         Self::Contradicted,
         Self::Ended,
@@ -203,6 +249,7 @@ impl Method {
             Self::Thread => "thread",
             Self::Lineage => "lineage",
             Self::Runtime => "runtime",
+            Self::Pacing => "pacing",
             Self::Exclusive => "exclusive",
             Self::Contradicted => "contradicted",
             Self::Ended => "ended",
@@ -212,16 +259,29 @@ impl Method {
 }
 
 impl Method {
-    /// How sure it is when it points at one request.
-    fn confidence(self) -> Confidence {
+    /// How likely it is right when it points at one request, before anything was audited: what the linking benchmark
+    /// showed, rounded down.
+    fn prior(self) -> f64 {
         match self {
-            Self::Lineage => Confidence::Low,
-            _ => Confidence::High,
+            Self::Forwarded | Self::Shim => 0.9999,
+            Self::Thread | Self::Values | Self::Runtime => 0.9995,
+            Self::Exclusive => 0.999,
+            Self::Pacing => 0.997,
+            Self::Lineage => 0.98,
+            Self::Contradicted | Self::Ended | Self::None => 0.0,
         }
     }
 }
 
 impl Confidence {
+    /// In words how likely a parent is right that the program did not name itself.
+    fn of(p: f64) -> Self {
+        match p >= Mode::Strict.least() {
+            true => Self::High,
+            false => Self::Low,
+        }
+    }
+
     /// The label value.
     pub fn name(self) -> &'static str {
         match self {
@@ -236,15 +296,26 @@ impl Confidence {
 impl Mode {
     /// True when the event that a thread handles is asked for.
     pub fn follows_events(self) -> bool {
-        self.accepts(Method::Lineage.confidence())
+        // Balanced too: the audit may show that it is good enough.
+        self != Self::Strict
     }
 
-    /// True when evidence of this confidence may give a call its parent.
-    fn accepts(self, confidence: Confidence) -> bool {
-        let least = match self {
-            Self::Strict => Confidence::High,
-            Self::Eager => Confidence::Low,
+    /// How likely a parent must be right.
+    fn least(self) -> f64 {
+        match self {
+            Self::Strict => 0.999,
+            Self::Balanced => 0.99,
+            Self::Eager => 0.9,
+        }
+    }
+
+    /// True when evidence that is so likely right may give a call its parent.
+    fn accepts(self, method: Method, p: f64) -> bool {
+        let least = match method {
+            // Who turns it on wants what it finds.
+            Method::Pacing => self.least().min(LEAST_PACED),
+            _ => self.least(),
         };
-        confidence >= least
+        p >= least
     }
 }

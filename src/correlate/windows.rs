@@ -3,8 +3,9 @@
 //! A request alone in flight need not have made the call that comes meanwhile: the program may still work for the
 //! request before, or have work of its own. Three things tell them apart:
 //!
-//! - A window is *clean* when for a while before it nobody was in flight and nothing called, and nobody came during it. An operation's first
-//!   clean window is believed. Later ones must be like the first; what is new in them counts by chance: how likely would
+//! - A window is *clean* when for a while before it nobody was in flight and nothing called, and nobody came during it.
+//!   An operation's first clean window is believed, unless the program has shown so many calls of its own that one of
+//!   them may have fallen into it. Later ones must be like the first; what is new in them counts by chance: how likely would
 //!   work of the program's own have fallen into windows only?
 //! - A request that comes close behind another counts when the one before was of the same operation, or of one that was
 //!   seen to rest after its response. Then only calls are believed that every clean window of its operation had, and no
@@ -38,6 +39,17 @@ const PRIOR: f64 = 0.1;
 /// How likely a belief may be wrong.
 const DOUBT: f64 = 0.001;
 
+/// What a window says of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is the request's.
+    Its,
+    /// It is one more than such requests make.
+    OneTooMany,
+    /// Nothing.
+    Doubtful,
+}
+
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
@@ -60,8 +72,9 @@ pub(super) struct Windows {
     ended: AtomicU64,
     /// Of which operation it was.
     ended_operation: AtomicU64,
-    /// When the latest call came with nobody in flight.
+    /// When the latest call came with nobody in flight, and how many have.
     called_idle: AtomicU64,
+    n_called_idle: AtomicU64,
     /// The latest request that ended and was of an operation not known to rest, and when.
     restless: AtomicU64,
     restless_ended: AtomicU64,
@@ -127,6 +140,7 @@ impl Default for Windows {
             ended: zero(),
             ended_operation: zero(),
             called_idle: zero(),
+            n_called_idle: zero(),
             restless: zero(),
             restless_ended: zero(),
             restless_before: zero(),
@@ -185,30 +199,56 @@ impl Windows {
 
     /// A call came with nobody in flight.
     pub(super) fn call_without_request(&self, now: Instant) {
+        self.n_called_idle.fetch_add(1, Ordering::Relaxed);
         self.called_idle.store(self.time(now), Ordering::Release);
     }
 
-    /// True when a call is the request's that is alone in flight, as far as can be told: its kind, and how many of that
-    /// kind the request has made before it.
-    pub(super) fn believes(
+    /// What is said of a call that comes while a request is alone in flight: its kind, and how many of that kind the
+    /// request has made before it. `at_sight`: an operation's first window may be believed.
+    pub(super) fn tells(
         &self,
         (operation, start, began): (Shape, Start, Instant),
         (call, before): (Shape, u32),
+        at_sight: bool,
         now: Instant,
-    ) -> bool {
+    ) -> Told {
         if start == Start::Crowded || operation == Shape::NONE {
-            return false;
+            return Told::Doubtful;
         }
+        let window = now.saturating_duration_since(began);
         let known = self.known.lock();
         let Some(operation) = known.find(operation) else {
-            return start == Start::Clean && known.n_new < FIRST_BELIEVED;
+            let is_believed = start == Start::Clean
+                && at_sight
+                && known.n_new < FIRST_BELIEVED
+                && self.by_itself(window) <= DOUBT;
+            return match is_believed {
+                true => Told::Its,
+                false => Told::Doubtful,
+            };
         };
         let usual = operation.calls.iter().find(|usual| usual.shape == call);
         if !operation.overflowed && usual.is_some_and(|usual| usual.is_believed(before)) {
-            return true;
+            return Told::Its;
         }
         let seen = usual.map_or(0, |usual| usual.seen);
-        start == Start::Clean && self.by_chance(seen, now.saturating_duration_since(began)) <= DOUBT
+        if start == Start::Clean && self.by_chance(seen, window) <= DOUBT {
+            return Told::Its;
+        }
+        match usual.is_some_and(|usual| usual.agreeing >= AGREE && before >= usual.count) {
+            true => Told::OneTooMany,
+            false => Told::Doubtful,
+        }
+    }
+
+    /// How likely a call of the program's own comes within this time, by those that came with nobody in flight.
+    fn by_itself(&self, window: Duration) -> f64 {
+        let n_calls = self.n_called_idle.load(Ordering::Relaxed);
+        if n_calls == 0 {
+            return 0.0;
+        }
+        let idle = self.idle.load(Ordering::Relaxed) as f64;
+        n_calls as f64 * nanos(window) as f64 / (idle + 1.0)
     }
 
     /// How likely a call of the program's own has come in so many clean windows and in this one, and never with nobody
@@ -223,11 +263,11 @@ impl Windows {
         PRIOR * share.powi(i32::try_from(seen).unwrap_or(i32::MAX).saturating_add(1))
     }
 
-    /// A request ends that was alone all the time, with the calls it made.
+    /// A request ends that was alone all the time, with the calls it made. `doubted`: not all of them were believed.
     pub(super) fn learn(
         &self,
         (operation, start, began): (Shape, Start, Instant),
-        made: &Made,
+        (made, doubted): (&Made, bool),
         now: Instant,
     ) {
         if start == Start::Crowded || operation == Shape::NONE {
@@ -241,7 +281,7 @@ impl Windows {
         match (known.find_mut(operation), start) {
             (Some(operation), Start::Clean) => operation.agree(made),
             (Some(operation), _) => operation.contradict(made),
-            (None, Start::Clean) => known.add(operation, made),
+            (None, Start::Clean) => known.add(operation, made, doubted),
             (None, _) => {}
         }
     }
@@ -283,12 +323,12 @@ impl Known {
         (place.shape == operation).then_some(place)
     }
 
-    fn add(&mut self, shape: Shape, made: &Made) {
+    fn add(&mut self, shape: Shape, made: &Made, doubted: bool) {
         if self.places.is_empty() {
             self.places.resize_with(OPERATIONS, || None);
         }
         // What is believed at first sight is believed only as long as that is so for all.
-        let needed = match self.n_new < FIRST_BELIEVED {
+        let needed = match self.n_new < FIRST_BELIEVED && !doubted {
             true => 1,
             false => AGREE,
         };

@@ -19,6 +19,8 @@ use crate::net::kernel::Moment;
 use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Conn;
+use crate::proxy::pacing::Busy;
+use crate::proxy::pacing::Side;
 use crate::proxy::phase::Cut;
 use crate::proxy::shared::RequestSlot;
 use crate::proxy::traced;
@@ -41,6 +43,8 @@ pub(super) struct Exchange {
     pub guard: Option<InboundGuard>,
     /// The request body, when there is one.
     pub request: Option<Arc<Progress>>,
+    /// A call of the program that is under way, where requests are paced.
+    pub busy: Option<Busy>,
     /// The upstream connection, while the response is under way.
     pub lease: Option<Lease>,
     response_bytes: u64,
@@ -92,6 +96,7 @@ impl Exchange {
             span,
             guard: None,
             request: None,
+            busy: None,
             lease: None,
             response_bytes: 0,
             is_tunnel: false,
@@ -108,7 +113,13 @@ impl Exchange {
         self.times.reused = lease.reused;
         if let Some(guard) = &self.guard {
             let at = self.conn.worker.shared.kernel.get().map(|_| Moment::now());
-            guard.inbound().passed_on_from(lease.peer.local_port, at);
+            let (inbound, port) = (guard.inbound(), lease.peer.local.port());
+            inbound.passed_on_from(port, at);
+            if let Some(pacer) = &self.conn.worker.shared.pacer {
+                // Several share the other ones.
+                let alone = (!lease.is_http2()).then_some(inbound);
+                pacer.deliver(Side::Ours, port, alone);
+            }
         }
         if self.kind == Kind::Client
             && let Some(span) = &mut self.span
@@ -147,6 +158,9 @@ impl Exchange {
         self.labels.status = Some(status);
         if let Some(guard) = &self.guard {
             guard.inbound().answered();
+            if let Some(pacer) = &self.conn.worker.shared.pacer {
+                pacer.answered();
+            }
         }
         let failed =
             status.is_server_error() || (self.kind == Kind::Client && status.is_client_error());
@@ -277,6 +291,10 @@ impl Exchange {
         }
         if self.outcome == Outcome::Open {
             span.set("pillion.exchange.canceled", true);
+        }
+        let inbound = self.guard.as_ref().map(InboundGuard::inbound);
+        if inbound.is_some_and(|inbound| inbound.is_paced()) {
+            span.set("pillion.link.paced", true);
         }
         if self.kind == Kind::Client {
             self.label_times(&mut span, end);

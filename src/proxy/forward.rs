@@ -72,7 +72,8 @@ pub(super) async fn handle(
         return Ok(traced::turn_away(&conn, &request, &error, start));
     };
     let version = request.version();
-    let (request, mut exchange) = traced::begin(&conn, request, slot, start);
+    let paced = conn.paced().await;
+    let (request, mut exchange) = traced::begin(&conn, request, slot, paced, start);
     let result = forward(&conn, request, &mut exchange).await;
     Ok(answered(&conn, version, exchange, result))
 }

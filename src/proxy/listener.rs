@@ -41,6 +41,9 @@ use crate::proxy::guard::Refusal;
 use crate::proxy::interim::Interims;
 use crate::proxy::interim::WithInterims;
 use crate::proxy::metered::Metered;
+use crate::proxy::pacing::Passage;
+use crate::proxy::pacing::Side;
+use crate::proxy::pacing::Verdict;
 use crate::proxy::patience;
 use crate::proxy::patience::Patience;
 use crate::proxy::patience::REQUEST_TIMEOUT;
@@ -168,6 +171,23 @@ impl Conn {
         self.worker.shared.metrics(self.listener.direction())
     }
 
+    /// Its way through the gate before the program; `None` where there is none, or it comes from elsewhere.
+    pub(super) fn passage(&self) -> Option<Passage> {
+        let pacer = self.worker.shared.pacer.as_ref()?;
+        let is_programs = self.listener.direction() == Direction::Outbound;
+        let dialled = self.dialled().filter(|_| is_programs)?;
+        Some(pacer.passage(Side::Theirs, (self.peer, dialled)))
+    }
+
+    /// The request that caused the call which comes now, when the gate before the program tells.
+    pub(super) async fn paced(&self) -> Option<Verdict> {
+        let pacer = self.worker.shared.pacer.as_ref()?;
+        match self.listener.direction() {
+            Direction::Outbound => pacer.verdict().await,
+            Direction::Inbound => None,
+        }
+    }
+
     /// The address that the other end connected to; `None` unless somebody says who sends the program's calls.
     pub fn dialled(&self) -> Option<SocketAddr> {
         let redirected = self.redirected.as_ref().map(|redirected| redirected.addr);
@@ -225,7 +245,9 @@ fn new_conn(
     drain: Watch,
     place: Option<OwnedSemaphorePermit>,
 ) -> Box<Conn> {
-    let looked_at = worker.shared.evidence.is_some() || worker.shared.kernel.get().is_some();
+    let shared = &worker.shared;
+    let looked_at =
+        shared.evidence.is_some() || shared.kernel.get().is_some() || shared.pacer.is_some();
     let local = looked_at.then(|| stream.local_addr().ok()).flatten();
     Box::new(Conn {
         snapshot: worker.shared.snapshot.load_full(),
@@ -252,7 +274,7 @@ async fn serve(mut conn: Box<Conn>, stream: TcpStream) {
         Box::pin(redirect::serve(*conn, stream, open)).await;
         return;
     }
-    let stream = Metered::new(stream, metrics.downstream.clone());
+    let stream = Metered::new(stream, metrics.downstream.clone()).through(conn.passage());
     let stream = match Box::pin(preamble::read(&mut conn, stream)).await {
         Ok(stream) => stream,
         Err(reason) => {

@@ -1,4 +1,4 @@
-//! Counts the bytes that a socket reads and writes.
+//! Counts the bytes that a socket reads and writes; those for the program pass the gate of `pacing`, where there is one.
 
 use std::io;
 use std::pin::Pin;
@@ -11,18 +11,31 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use crate::proxy::pacing::Passage;
 use crate::telemetry::metrics::ConnectionMetrics;
 
 /// A socket whose traffic is counted; one addition for each system call.
 pub(crate) struct Metered<IO> {
     io: IO,
     metrics: Arc<ConnectionMetrics>,
+    /// Absent: nobody is paced, or it does not lead to the program.
+    passage: Option<Box<Passage>>,
 }
 
 impl<IO> Metered<IO> {
     /// Counts into the connection metrics of one direction and peer.
     pub(crate) fn new(io: IO, metrics: Arc<ConnectionMetrics>) -> Self {
-        Self { io, metrics }
+        Self {
+            io,
+            metrics,
+            passage: None,
+        }
+    }
+
+    /// Its writes pass a gate, if there is one.
+    pub(crate) fn through(mut self, passage: Option<Passage>) -> Self {
+        self.passage = passage.map(Box::new);
+        self
     }
 
     /// The socket.
@@ -52,8 +65,13 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.metrics.sent.increment(written as u64);
+        let this = &mut *self;
+        let _pass = match &this.passage {
+            Some(passage) => Some(ready!(passage.poll_pass(cx))),
+            None => None,
+        };
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.metrics.sent.increment(written as u64);
         Poll::Ready(Ok(written))
     }
 
@@ -70,8 +88,13 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-        self.metrics.sent.increment(written as u64);
+        let this = &mut *self;
+        let _pass = match &this.passage {
+            Some(passage) => Some(ready!(passage.poll_pass(cx))),
+            None => None,
+        };
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        this.metrics.sent.increment(written as u64);
         Poll::Ready(Ok(written))
     }
 

@@ -16,6 +16,7 @@ mod headers;
 mod interim;
 pub mod listener;
 mod metered;
+pub mod pacing;
 mod patience;
 mod phase;
 mod plain;

@@ -86,7 +86,7 @@ pub(super) async fn serve(mut conn: Conn, stream: TcpStream, mut open: OpenConne
         to: to.clone(),
         opening: Mutex::default(),
     });
-    let stream = Metered::new(stream, conn.metrics().downstream.clone());
+    let stream = Metered::new(stream, conn.metrics().downstream.clone()).through(conn.passage());
     let (prefix, io) = match preamble::read(&mut conn, stream).await {
         Ok(stream) => stream.into_parts(),
         Err(reason) => {

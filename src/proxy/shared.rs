@@ -21,6 +21,7 @@ use crate::proxy::config::Limits;
 use crate::proxy::config::Passthrough;
 use crate::proxy::config::Timeouts;
 use crate::proxy::habits::Habits;
+use crate::proxy::pacing::Pacer;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Inside;
 use crate::proxy::upstream::Pool;
@@ -99,6 +100,8 @@ pub struct Shared {
     pub evidence: Option<Evidence>,
     /// What the kernel says about who sends the program's calls, once it does.
     pub kernel: OnceLock<Kernel>,
+    /// The gate before the program, when requests are paced.
+    pub pacer: Option<Arc<Pacer>>,
     /// Addresses where Pillion takes what is to go elsewhere: never a destination. The one that leads to the program is
     /// not among them, for a program may call itself as others call it.
     pub own_addresses: Vec<SocketAddr>,
@@ -145,6 +148,7 @@ impl Shared {
         metrics: &Metrics,
         own_addresses: Vec<SocketAddr>,
         evidence: Option<Evidence>,
+        pacer: Option<Arc<Pacer>>,
     ) -> Arc<Self> {
         let methods = correlate::Method::ALL.map(correlate::Method::name);
         let connections = snapshot.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -161,6 +165,7 @@ impl Shared {
             links: metrics.links(&methods),
             evidence,
             kernel: OnceLock::new(),
+            pacer,
             own_addresses,
         })
     }

@@ -60,6 +60,8 @@ pub(super) async fn forward(
         }
         span.set("pillion.time.connect_us", timing.connect.as_micros() as i64);
     }
+    let pacer = conn.worker.shared.pacer.as_ref();
+    let _bypass = pacer.map(|pacer| pacer.bypass());
     let metrics = conn.metrics();
     let mut open = metrics.upstream.open();
     let (prefix, downstream) = downstream.into_parts();

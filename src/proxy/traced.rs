@@ -36,6 +36,9 @@ use crate::proxy::forward;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::pacing::Pacer;
+use crate::proxy::pacing::Side;
+use crate::proxy::pacing::Verdict;
 use crate::proxy::respond;
 use crate::proxy::shared::RequestSlot;
 use crate::proxy::target;
@@ -53,11 +56,13 @@ use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
 use crate::tracer::http::Operation;
 
-/// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
+/// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers. `paced`:
+/// the request that caused it, by the gate before the program.
 pub(super) fn begin<B>(
     conn: &Arc<Conn>,
     mut request: Request<B>,
     slot: RequestSlot,
+    paced: Option<Verdict>,
     start: Instant,
 ) -> (Request<B>, Box<Exchange>) {
     let kind = forward::kind(&conn.listener.role);
@@ -97,7 +102,13 @@ pub(super) fn begin<B>(
             tracer.start_server(&extraction, policy, opening(&operation, &request), start)
         }
         _ => tracer.start_client(
-            &cause_of(conn, &request, &extraction, carried, start),
+            &cause_of(
+                conn,
+                &request,
+                &extraction,
+                (carried, paced.as_ref()),
+                start,
+            ),
             opening(&operation, &request),
             start,
         ),
@@ -118,8 +129,12 @@ pub(super) fn begin<B>(
     let guard =
         shape.map(|shape| enter(conn, &mut request, Some(span.context.clone()), shape, start));
     inject(tracer, &span, &mut request);
+    let is_recording = span.is_recording();
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
+    if let Some(pacer) = &conn.worker.shared.pacer {
+        pace(conn, pacer, &request, is_recording, &mut exchange, paced);
+    }
     (request, exchange)
 }
 
@@ -132,6 +147,33 @@ fn opening<'a, B>(operation: &Operation, request: &'a Request<B>) -> Opening<'a>
             headers: request.headers(),
         }),
     }
+}
+
+/// What the gate before the program is told of an exchange: an inbound request may be paced, and so is the response to a
+/// call of one that is.
+fn pace<B>(
+    conn: &Conn,
+    pacer: &Arc<Pacer>,
+    request: &Request<B>,
+    is_recording: bool,
+    exchange: &mut Exchange,
+    cause: Option<Verdict>,
+) {
+    let in_flight = &conn.worker.shared.in_flight;
+    if let Some(guard) = &exchange.guard {
+        let share = conn.snapshot.correlate.pacing.share;
+        let allowed = in_flight.class().allows(correlate::Method::Pacing);
+        if is_recording && allowed && pacer.wants(share) {
+            guard.inbound().pace(true);
+        }
+        return;
+    }
+    let owner = cause.as_ref().map(|(inbound, _)| inbound);
+    // Several share a connection of HTTP/2.
+    let owner = owner.filter(|_| request.version() != Version::HTTP_2);
+    pacer.deliver(Side::Theirs, conn.peer.port(), owner);
+    let destination = destination_of(conn, request);
+    exchange.busy = Some(pacer.calls(destination, in_flight.len()));
 }
 
 /// Puts on a span what is known when the request's head has arrived.
@@ -336,29 +378,40 @@ fn cause_of<B>(
     conn: &Conn,
     request: &Request<B>,
     extraction: &Extraction,
-    carried: Carried,
+    (carried, paced): (Carried, Option<&Verdict>),
     now: Instant,
 ) -> Cause {
-    let destination = match &conn.listener.role {
-        Role::Route { to, .. } => to.host.as_str(),
-        _ => target::host(request).unwrap_or_default(),
-    };
     let extracted = &extraction.extracted;
     let call = Call {
         verb: request.method(),
         uri: request.uri(),
         headers: request.headers(),
         extracted: extracted.parent.as_ref(),
-        destination,
+        destination: destination_of(conn, request),
         carried,
         served: served_by_sender(conn),
         witnesses: &witnesses(conn),
+        is_watched: is_watched(conn),
+        paced: paced.map(|(inbound, p)| (inbound, *p)),
         now,
     };
     let mut cause = cause(conn, &call);
     cause.decision = extracted.decision;
     cause.debug_id = extracted.debug_id.clone();
     cause
+}
+
+fn destination_of<'a, B>(conn: &'a Conn, request: &'a Request<B>) -> &'a str {
+    match &conn.listener.role {
+        Role::Route { to, .. } => to.host.as_str(),
+        _ => target::host(request).unwrap_or_default(),
+    }
+}
+
+/// True when somebody looks at the threads that send on this connection.
+fn is_watched(conn: &Conn) -> bool {
+    let shared = &conn.worker.shared;
+    (shared.evidence.is_some() || shared.kernel.get().is_some()) && conn.dialled().is_some()
 }
 
 /// The cause of a connection that is not understood.
@@ -372,6 +425,8 @@ pub(super) fn cause_of_connection(conn: &Conn, destination: &str) -> Cause {
         carried: Carried::Nothing,
         served: served_by_sender(conn),
         witnesses: &witnesses(conn),
+        is_watched: is_watched(conn),
+        paced: None,
         now: Instant::now(),
     };
     cause(conn, &call)
@@ -385,6 +440,7 @@ fn cause(conn: &Conn, call: &Call<'_>) -> Cause {
         parent: found.parent,
         method: found.method.name(),
         confidence: found.confidence.name(),
+        p: found.p,
         candidates: found.candidates,
         links: found.links,
         agreed: found.agreed,

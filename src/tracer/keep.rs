@@ -118,7 +118,7 @@ impl Keep {
 pub struct Late {
     head: Option<Head>,
     /// Method, confidence and number of candidates.
-    pub(super) link: Option<(&'static str, &'static str, usize)>,
+    pub(super) link: Option<(&'static str, &'static str, f64, usize)>,
     pub(super) failed: Option<Text>,
     pub(super) rpc_status: Option<&'static str>,
     pub(super) peer: Option<SocketAddr>,
@@ -147,7 +147,7 @@ impl Late {
     }
 
     pub(super) fn linked(&mut self, cause: &Cause) {
-        self.link = Some((cause.method, cause.confidence, cause.candidates));
+        self.link = Some((cause.method, cause.confidence, cause.p, cause.candidates));
     }
 
     /// The request as far as it was held: its first line and its host.
@@ -167,8 +167,8 @@ impl Late {
 impl Conventions {
     /// Attributes of a span that was kept, beyond those of its request.
     pub fn kept(&self, span: &mut ActiveSpan, late: Late, status: Option<StatusCode>) {
-        if let Some((method, confidence, candidates)) = late.link {
-            span.label_link(method, confidence, candidates);
+        if let Some((method, confidence, p, candidates)) = late.link {
+            span.label_link(method, confidence, p, candidates);
         }
         if let Some(peer) = late.peer {
             self.peer(span, peer);

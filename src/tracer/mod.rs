@@ -181,6 +181,8 @@ pub struct Cause {
     pub method: &'static str,
     /// `exact`, `high`, `low` or `none`.
     pub confidence: &'static str,
+    /// How likely the parent is right; 0 when none is asserted.
+    pub p: f64,
     /// How many inbound requests were possible parents.
     pub candidates: usize,
     /// Possible parents, when none is asserted: at most three.
@@ -297,7 +299,7 @@ impl Tracer {
             late.linked(cause);
         }
         if span.is_recording() {
-            span.label_link(cause.method, cause.confidence, cause.candidates);
+            span.label_link(cause.method, cause.confidence, cause.p, cause.candidates);
             for candidate in &cause.links {
                 span.link(Link {
                     trace_id: candidate.trace_id,

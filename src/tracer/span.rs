@@ -235,10 +235,14 @@ impl ActiveSpan {
         &mut self,
         method: &'static str,
         confidence: &'static str,
+        p: f64,
         candidates: usize,
     ) {
         self.set("pillion.link.method", method);
         self.set("pillion.link.confidence", confidence);
+        if p > 0.0 {
+            self.set("pillion.link.p", p);
+        }
         self.set("pillion.link.candidates", candidates as i64);
     }
 

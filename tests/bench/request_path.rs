@@ -249,6 +249,7 @@ fn client_span(tracer: &Arc<Tracer>, request: &Request<()>, parent: &SpanContext
         parent: Some(parent.clone()),
         method: "forwarded",
         confidence: "exact",
+        p: 0.9999,
         candidates: 1,
         links: Vec::new(),
         agreed: None,
@@ -373,6 +374,8 @@ fn correlate_pieces() {
             carried: Carried::Nothing,
             served: None,
             witnesses: &[],
+            is_watched: false,
+            paced: None,
             now,
         });
         let name = |what: &str| format!("correlate/{what}, {crowd}");

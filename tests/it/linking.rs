@@ -120,6 +120,55 @@ async fn the_kernel_asserts_nothing_wrong_of_green_threads() {
     check("gunicorn-gevent", "bpf", Ids::Blinded, &[]).await;
 }
 
+/// A program behind the gate: what is paced is found, and hardly ever wrongly.
+async fn check_paced(app: &str) {
+    let (app, profile) = (apps::named(app).unwrap(), Profile::named("paced").unwrap());
+    let collector = Collector::start().await;
+    let around = Around {
+        backend: backend::start().await,
+        collector: collector.address,
+    };
+    if let Err(reason) = app.command(0) {
+        return skip(&reason);
+    }
+    let running = Running::start(&app, profile, Reuse::Pooled, around).await;
+    let running = running.unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
+    for name in ["seq2", "par2"] {
+        let plan = Plan {
+            pattern: Pattern::named(name).unwrap(),
+            concurrency: 8,
+            n_requests: 600,
+            ids: Ids::Blinded,
+        };
+        let names = (app.name, profile.name, Reuse::Pooled);
+        let row = row::run(names, &running, &collector, plan).await;
+        let (score, line) = (&row.score, report::line(&row));
+        assert_eq!(row.failures, 0, "{line}");
+        assert_eq!(score.missing, 0, "a call without a span: {line}");
+        assert!(
+            score.paced_right > 0,
+            "nothing found: {line} {:?}",
+            score.methods
+        );
+        let wrong = score.wrong_merges();
+        assert!(
+            wrong * 50 <= score.paced_calls,
+            "{line} {:?}",
+            score.methods
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pacing_finds_causes_in_node() {
+    check_paced("node-http").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pacing_finds_causes_among_tasks() {
+    check_paced("aiohttp").await;
+}
+
 #[test]
 fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
     let one = Pattern::named("one").unwrap();
@@ -127,6 +176,7 @@ fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
     let id = |request: usize| truth.targets[request].split(['/', '?']).nth(2).unwrap();
     let span = |is_server, id: u8, parent: &[u8], path: String, confidence: &str| Span {
         is_server,
+        is_paced: is_server && id == 1,
         id: vec![id],
         parent: parent.to_vec(),
         path,
@@ -145,6 +195,12 @@ fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
     let counts = (score.calls, score.right, score.wrong, score.unknown);
     assert_eq!(counts, (4, 1, 1, 1));
     assert_eq!((score.missing, score.background), (1, 1));
+    let paced = (score.paced, score.paced_calls, score.paced_right);
+    assert_eq!(
+        paced,
+        (1, 1, 0),
+        "the call of the second request went wrong"
+    );
     assert_eq!((score.false_parents, score.false_parents_sure), (1, 0));
     assert_eq!(score.whole, 1, "one is right, one has none, two are spoilt");
     assert_eq!(score.precision(), Some(1.0 / 3.0));

@@ -146,8 +146,8 @@ impl Pod {
         assert_eq!(http::get(self.inbound, path).await.unwrap().status, 200);
         let deadline = Instant::now() + LIMIT;
         loop {
-            let found = otlp::spans(&self.collector).into_iter();
-            if let Some(span) = found.filter(|span| is_call(span, path)).next_back() {
+            let mut found = otlp::spans(&self.collector).into_iter();
+            if let Some(span) = found.rfind(|span| is_call(span, path)) {
                 return span;
             }
             assert!(Instant::now() < deadline, "no span of {path}");

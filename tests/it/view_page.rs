@@ -144,6 +144,7 @@ async fn the_waterfall_shows_every_span_and_tells_how_it_was_linked() {
     );
     assert_eq!(page.title(), "gateway POST /checkout · Pillion");
     page.has("Link: very likely");
+    page.has("⤷ ");
     page.has("Error type: timeout.");
     page.has(&format!("view/download/jaeger/{CHECKOUT}.json"));
 }

@@ -71,7 +71,7 @@ function caption(edge) {
 }
 
 function sentence(edge) {
-  return `${edge.parent} → ${edge.child}: ${plural(edge.calls, 'call')}, ${count(edge.errors)} failed, median ${duration(edge.p50Nanos)}, 95 % within ${duration(edge.p95Nanos)}`;
+  return `${edge.parent} → ${edge.child}: ${plural(edge.calls, 'call')}, ${count(edge.errors)} failed, median ${duration(edge.p50Nanos)}, 95 % within ${duration(edge.p95Nanos)}${ways(edge) && `; linked by ${ways(edge)}`}`;
 }
 
 function box(node, edges) {
@@ -96,6 +96,12 @@ function box(node, edges) {
   return s('a', { href: `#/search?service=${encodeURIComponent(node.name)}`, 'data-node': node.name, 'aria-label': `${node.name}: show its traces`, ...listen }, group);
 }
 
+/** How an edge's calls got their parents, the most frequent way first. */
+function ways(edge) {
+  const sorted = Object.entries(edge.linked ?? {}).sort((a, b) => b[1] - a[1]);
+  return sorted.map(([way, n]) => `${way} (${count(n)})`).join(', ');
+}
+
 function cut(text, length) {
   return text.length > length ? `${text.slice(0, length - 1)}…` : text;
 }
@@ -103,12 +109,12 @@ function cut(text, length) {
 function calls(data) {
   if (data.edges.length === 0) return h('p', { class: 'muted' }, 'No calls between services so far.');
   const sorted = [...data.edges].sort((a, b) => b.calls - a.calls);
-  const head = ['Caller', 'Callee', 'Calls', 'Failed', 'Median', '95 %'];
+  const head = ['Caller', 'Callee', 'Calls', 'Failed', 'Median', '95 %', 'Linked by'];
   const link = (name) => (data.nodes.find((node) => node.name === name)?.outside ? name : h('a', { href: `#/search?service=${encodeURIComponent(name)}` }, name));
   return h('div', { class: 'scroll' }, h('table', { class: 'panel list' },
     h('caption', { class: 'sr' }, 'Calls between services'),
-    h('thead', null, h('tr', null, head.map((text, i) => h('th', { scope: 'col', class: i > 1 ? 'right' : '' }, text)))),
+    h('thead', null, h('tr', null, head.map((text, i) => h('th', { scope: 'col', class: i > 1 && i < 6 ? 'right' : '' }, text)))),
     h('tbody', null, sorted.map((edge) => h('tr', null, h('td', null, link(edge.parent)), h('td', null, link(edge.child)),
       h('td', { class: 'right' }, count(edge.calls)), h('td', { class: `right${edge.errors > 0 ? ' bad' : ' muted'}` }, count(edge.errors)),
-      h('td', { class: 'right' }, duration(edge.p50Nanos)), h('td', { class: 'right' }, duration(edge.p95Nanos)))))));
+      h('td', { class: 'right' }, duration(edge.p50Nanos)), h('td', { class: 'right' }, duration(edge.p95Nanos)), h('td', { class: 'muted' }, ways(edge)))))));
 }

@@ -164,7 +164,7 @@ function row(span) {
     span.error && h('span', { class: 'mark bad', title: 'Failed', 'aria-label': 'Failed' }, '!'),
     h('span', { class: 'service' }, span.service), h('span', { class: 'operation' }, span.name),
     folded && span.errorsBelow > 0 && h('span', { class: 'badge bad' }, `${plural(span.errorsBelow, 'error')} inside`),
-    link && h('span', { class: `mark link ${link.tone}`, title: `Link: ${link.label}` }, link.tone === 'good' ? '⤷' : link.label),
+    link && h('span', { class: `mark link ${link.tone}`, title: `Link: ${link.label}` }, link.tone === 'good' ? `⤷ ${link.short}` : link.short),
     span.orphan && h('span', { class: 'mark link quiet', title: 'Its parent span is not here: reported elsewhere, not yet, or not at all' }, 'parent missing')),
   track(span));
 }

@@ -33,12 +33,25 @@ export function linking(span) {
   else if (candidates > 1 && confidence === 'none') sentences.push(`${candidates} inbound requests came into question.`);
   else if (candidates > 1) sentences.push(`${candidates} requests were in flight.`);
   if (sure.text) sentences.push(sure.text);
+  const p = Number(span.attributes.get('pillion.link.p') ?? NaN);
+  if (Number.isFinite(p)) sentences.push(`Such parents are right in ${chance(p)} of the cases.`);
   if (confidence === 'none' && span.links.length > 0) {
     sentences.push(span.links.length === 1
       ? 'The request it may belong to is listed under links.'
       : 'Requests it may belong to are listed under links.');
   }
-  return { label: sure.label, tone: sure.tone, method: String(method ?? ''), sentences };
+  return { label: sure.label, tone: sure.tone, method: String(method ?? ''), short: short(method, confidence, p), sentences };
+}
+
+/** Method and confidence in few words, for a place beside the span's name. */
+function short(method, confidence, p) {
+  if (confidence === 'none') return method === 'none' || method === undefined ? 'not linked' : `not linked: ${method}`;
+  return `${method ?? 'linked'} · ${Number.isFinite(p) ? chance(p) : confidence}`;
+}
+
+// Never rounded up to certainty.
+function chance(p) {
+  return `${(Math.floor(p * 1e4 + 1e-6) / 1e2).toFixed(2).replace(/0$/, '')} %`;
 }
 
 /** Why the trace was recorded, as its local root tells: sentences, empty when it tells nothing. */

@@ -44,7 +44,9 @@ fn enter(in_flight: &Arc<InFlight>, id: u64, path: &str, request_id: &'static st
             .inbound(&path.parse().unwrap(), &headers),
         operation: in_flight.shapes.of(&Verb::GET, "", path),
     };
-    in_flight.enter(0, arrival, Instant::now())
+    let guard = in_flight.enter(0, arrival, Instant::now());
+    guard.inbound().passed_on_from(0, None);
+    guard
 }
 
 fn request_id_header(value: &'static str) -> HeaderMap {
@@ -61,6 +63,8 @@ struct Given<'a> {
     carried: Carried,
     served: Option<u16>,
     witnesses: Vec<Witness>,
+    is_watched: bool,
+    paced: Option<(Arc<Inbound>, f64)>,
 }
 
 impl Default for Given<'_> {
@@ -73,6 +77,8 @@ impl Default for Given<'_> {
             carried: Carried::Nothing,
             served: None,
             witnesses: Vec::new(),
+            is_watched: false,
+            paced: None,
         }
     }
 }
@@ -97,6 +103,8 @@ fn found(config: &Config, in_flight: &InFlight, given: &Given) -> Found {
         carried: given.carried,
         served: given.served,
         witnesses: &given.witnesses,
+        is_watched: given.is_watched,
+        paced: given.paced.as_ref().map(|(inbound, p)| (inbound, *p)),
         now: Instant::now(),
     };
     find(config, in_flight, &call)
@@ -412,6 +420,7 @@ fn exclusive_needs_exactly_one_and_doubts_overlap_and_background_work() {
         ..Arrival::default()
     };
     let a = in_flight.enter(0, arrival, Instant::now() + Duration::from_secs(1));
+    a.inbound().passed_on_from(0, None);
     assert_eq!(call(&strict, "db"), (Some(1), "exclusive", "high", 1));
     let doubtful = (Some(1), "exclusive", "low", 1);
     assert_eq!(call(&eager, "cron"), doubtful, "called without a request");
@@ -443,6 +452,7 @@ fn a_layer_that_is_off_asserts_nothing() {
         preload_socket: None,
         kernel: correlate::Kernel::Off,
         mode: Mode::Eager,
+        pacing: correlate::Pacing::default(),
     };
     let given = Given {
         path: format!("/{ID}"),
@@ -467,4 +477,112 @@ fn candidates_that_disagree_about_sampling_leave_it_to_the_sampler() {
     let _b = in_flight.enter(0, arrival, Instant::now());
     let found = found(&Config::default(), &in_flight, &Given::default());
     assert_eq!(found.agreed, None);
+}
+
+fn of_class(class: correlate::Class) -> Arc<InFlight> {
+    let in_flight = InFlight::new(1);
+    in_flight.is_of(class);
+    in_flight
+}
+
+#[test]
+fn threads_say_nothing_where_the_kernel_does_not_know_them() {
+    for (class, expected) in [
+        (correlate::Class::Unknown, (Some(2), "thread", "high", 1)),
+        (correlate::Class::Threads, (Some(2), "thread", "high", 1)),
+        (correlate::Class::GreenThreads, (None, "none", "none", 2)),
+    ] {
+        let in_flight = of_class(class);
+        let _a = enter(&in_flight, 1, "/", "");
+        let b = enter(&in_flight, 2, "/", "");
+        b.inbound().passed_on_from(40_002, None);
+        let preload = Config {
+            preload: true,
+            ..Config::default()
+        };
+        let given = Given {
+            served: Some(40_002),
+            ..Given::default()
+        };
+        assert_eq!(outcome(&preload, &in_flight, &given), expected, "{class:?}");
+    }
+}
+
+#[test]
+fn a_call_from_a_thread_that_serves_nobody_is_not_the_only_requests_at_first_sight() {
+    for (class, is_watched, expected) in [
+        (correlate::Class::Threads, false, Some(1)),
+        (correlate::Class::Threads, true, None),
+        (correlate::Class::EventLoop, true, Some(1)),
+    ] {
+        let in_flight = of_class(class);
+        let _a = enter(&in_flight, 1, "/", "");
+        let given = Given {
+            is_watched,
+            ..Given::default()
+        };
+        let parent = outcome(&Config::default(), &in_flight, &given).0;
+        assert_eq!(parent, expected, "{class:?}, {is_watched}");
+    }
+}
+
+#[test]
+fn what_pacing_says_counts_where_rest_can_be_seen_and_audits_the_others() {
+    let in_flight = of_class(correlate::Class::EventLoop);
+    let a = enter(&in_flight, 1, "/", "");
+    let b = enter(&in_flight, 2, "/", "");
+    let paced = |by: &InboundGuard, p| Given {
+        paced: Some((by.inbound().clone(), p)),
+        ..Given::default()
+    };
+    let strict = Config::default();
+    let call = |given: &Given| outcome(&strict, &in_flight, given);
+    assert_eq!(call(&paced(&a, 1.0)), (Some(1), "pacing", "low", 1));
+    let nothing = (None, "none", "none", 1);
+    assert_eq!(call(&paced(&a, 0.9)), nothing, "too many strays");
+    let given = Given {
+        carried: carried(&b),
+        ..paced(&a, 1.0)
+    };
+    let contradicted = (None, "contradicted", "none", 2);
+    assert_eq!(outcome(&shims(), &in_flight, &given), contradicted);
+    assert_eq!(in_flight.audit()[0].wrong, 1, "the shim's word");
+    let late = paced(&a, 1.0);
+    drop(a);
+    assert_eq!(call(&late).0, None, "it has ended");
+    in_flight.is_of(correlate::Class::GreenThreads);
+    assert_eq!(call(&paced(&b, 1.0)).0, None, "the kind of program");
+}
+
+#[test]
+fn likelihood_stands_beside_each_parent_and_decides_by_mode() {
+    let in_flight = InFlight::new(1);
+    let a = enter(&in_flight, 1, "/", "");
+    let _b = enter(&in_flight, 2, "/", "");
+    a.inbound().passed_on_from(40_001, Some(Moment::now()));
+    let given = Given {
+        witnesses: vec![Witness {
+            method: Method::Lineage,
+            port: 40_001,
+            at: Moment::now(),
+        }],
+        ..Given::default()
+    };
+    let modes = || {
+        [Mode::Strict, Mode::Balanced, Mode::Eager].map(|mode| {
+            let config = Config {
+                mode,
+                ..Config::default()
+            };
+            found(&config, &in_flight, &given).p
+        })
+    };
+    assert_eq!(modes(), [0.0, 0.0, 0.98]);
+    let operation = a.inbound().arrival.operation;
+    for _ in 0..1_500 {
+        in_flight.audit.tell(operation, Method::Lineage, true);
+    }
+    let [strict, balanced, eager] = modes();
+    assert_eq!((strict, balanced), (0.0, eager));
+    assert!((0.99..0.995).contains(&eager), "{eager}");
 }

@@ -55,9 +55,12 @@ impl World {
         } else if let Some(kind) = step.strip_suffix(['!', '?', '~']) {
             let (one, overlapped) = self.table.only().unwrap();
             assert!(!overlapped, "{place}");
+            one.passed_on_from(0, None);
             let call = self.table.shapes.of(&Method::GET, "db", kind);
-            let believed = self.table.call_while_alone(&one, (call, kind), self.now)
-                && !self.table.calls_in_background(kind);
+            let told = self
+                .table
+                .call_while_alone(&one, (call, kind), true, self.now);
+            let believed = told == Told::Its && !self.table.calls_in_background(kind);
             assert!(
                 step.ends_with('~') || believed == step.ends_with('!'),
                 "{place}"
@@ -140,6 +143,47 @@ fn a_call_that_not_every_clean_window_has_counts_by_chance() {
 }
 
 #[test]
+fn a_first_window_is_not_believed_of_a_program_that_often_calls_by_itself() {
+    World::new().tell("100 cron 300 +A 5 x? 5 - 300 +A 5 x!");
+    let mut world = World::new();
+    world.tell("+A 1 x! - 300 cron 60000 cron 60000 +B 5 x! 200 y? -");
+}
+
+#[test]
+fn a_call_before_the_program_has_the_request_is_not_the_requests() {
+    let mut world = World::new();
+    world.tell("+A");
+    let (one, _) = world.table.only().unwrap();
+    let call = world.table.shapes.of(&Method::GET, "db", "x");
+    let told = || {
+        let now = world.now;
+        world.table.call_while_alone(&one, (call, "x"), true, now)
+    };
+    assert_eq!(told(), Told::Doubtful);
+    assert_eq!(world.table.learned().background_destinations, 1);
+    one.passed_on_from(0, None);
+    assert_eq!(
+        told(),
+        Told::Its,
+        "but its destination is called in the background"
+    );
+}
+
+#[test]
+fn one_call_more_than_usual_is_known_as_such() {
+    let mut world = World::new();
+    for _ in 0..AGREE {
+        world.tell("300 +A 400 x! -");
+    }
+    world.tell("300 +A 400 x!");
+    let (one, _) = world.table.only().unwrap();
+    let call = world.table.shapes.of(&Method::GET, "db", "x");
+    let later = world.now + Duration::from_secs(3_600);
+    let told = world.table.call_while_alone(&one, (call, "x"), true, later);
+    assert_eq!(told, Told::OneTooMany);
+}
+
+#[test]
 fn a_belief_that_was_shaken_takes_long_to_come_back() {
     let mut world = World::new();
     world.tell("+A 200 x! x! - 300 +A 200 x! x! - 1 +A x! - 1 +A x? x? - 300");
@@ -179,12 +223,12 @@ fn what_is_counted_is_bounded() {
     let operation = table.shapes.of(&Method::GET, "", "/");
     let now = Instant::now();
     let window = (operation, Start::Clean, now);
-    windows.learn(window, &made, now + GRACE);
-    let believed = windows.believes(window, (made[0].0, 0), now + GRACE);
-    assert!(!believed, "too many kinds to tell");
+    windows.learn(window, (&made, false), now + GRACE);
+    let told = windows.tells(window, (made[0].0, 0), true, now + GRACE);
+    assert_eq!(told, Told::Doubtful, "too many kinds to tell");
     for n in 0..2 * OPERATIONS {
         let operation = table.shapes.of(&Method::GET, &format!("h{n}"), "/");
-        windows.learn((operation, Start::Clean, now), &Made::new(), now);
+        windows.learn((operation, Start::Clean, now), (&Made::new(), false), now);
     }
     assert_eq!(windows.known.lock().places.len(), OPERATIONS);
 }

@@ -85,7 +85,8 @@ where
     conn.phase.busy();
     let start = Instant::now();
     let closes = headers::connection_has(request.headers(), "close");
-    let (request, mut exchange) = traced::begin(conn, request, slot, start);
+    let paced = conn.paced().await;
+    let (request, mut exchange) = traced::begin(conn, request, slot, paced, start);
     let content = message.get(whole.head..).unwrap_or_default();
     if !content.is_empty() {
         exchange.request = Some(Progress::whole(content.len() as u64));

@@ -89,7 +89,7 @@ impl Connector {
         let ends = || {
             Ok(Ends {
                 address: tcp.peer_addr()?,
-                local_port: tcp.local_addr()?.port(),
+                local: tcp.local_addr()?,
                 since,
             })
         };

@@ -76,8 +76,8 @@ impl std::hash::Hash for TlsTarget {
 pub struct Ends {
     /// The upstream's address.
     pub address: SocketAddr,
-    /// Our own port.
-    pub local_port: u16,
+    /// Our own address.
+    pub local: SocketAddr,
     /// When it began to be opened.
     pub since: Instant,
 }

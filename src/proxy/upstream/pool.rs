@@ -29,6 +29,8 @@ use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metered::Metered;
+use crate::proxy::pacing::Pacer;
+use crate::proxy::pacing::Side;
 use crate::proxy::upstream::ConnectTiming;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Destination;
@@ -74,6 +76,8 @@ pub struct Pool {
     limits: PoolLimits,
     metrics: PoolMetrics,
     connections: Arc<ConnectionMetrics>,
+    /// The gate before the program, when this pool's connections lead there and requests are paced.
+    pacer: Option<Arc<Pacer>>,
     state: Mutex<State>,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
@@ -102,11 +106,13 @@ impl Pool {
         limits: PoolLimits,
         metrics: PoolMetrics,
         connections: Arc<ConnectionMetrics>,
+        pacer: Option<Arc<Pacer>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             limits,
             metrics,
             connections,
+            pacer,
             state: Mutex::default(),
             permits: Arc::new(Semaphore::new(
                 limits.connections.clamp(1, Semaphore::MAX_PERMITS),
@@ -344,7 +350,7 @@ impl Pool {
     ) -> Result<Lease, ProxyError> {
         let (stream, peer, timing) = self.open(destination, connector, opening).await?;
         let open = self.connections.open();
-        let io = Metered::new(stream, self.connections.clone());
+        let io = self.io(stream, peer);
         let sender = match speaker {
             Speaker::Library => {
                 let held = (open, permit);
@@ -439,7 +445,7 @@ impl Pool {
             .max_header_list_size(u32::try_from(self.limits.head_size).unwrap_or(u32::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .handshake(self.io(stream))
+            .handshake(TokioIo::new(self.io(stream, peer)))
             .await
             .map_err(ProxyError::Exchange)?;
         let open = self.connections.open();
@@ -506,8 +512,12 @@ impl Pool {
         }
     }
 
-    fn io(&self, stream: MaybeTls<TcpStream>) -> TokioIo<Metered<MaybeTls<TcpStream>>> {
-        TokioIo::new(Metered::new(stream, self.connections.clone()))
+    fn io(&self, stream: MaybeTls<TcpStream>, ends: Ends) -> Metered<MaybeTls<TcpStream>> {
+        let passage = self
+            .pacer
+            .as_ref()
+            .map(|pacer| pacer.passage(Side::Ours, (ends.address, ends.local)));
+        Metered::new(stream, self.connections.clone()).through(passage)
     }
 
     async fn open(

@@ -25,6 +25,8 @@ use tokio::net::TcpListener;
 pub(crate) struct Span {
     /// It is a request to the program, not a call of it.
     pub(crate) is_server: bool,
+    /// `pillion.link.paced`: what was for it was delivered alone.
+    pub(crate) is_paced: bool,
     /// Its id.
     pub(crate) id: Vec<u8>,
     /// Its parent's; empty for none.
@@ -103,12 +105,20 @@ fn read(span: theirs::Span) -> Span {
     };
     Span {
         is_server,
+        is_paced: truth_of(&span, "pillion.link.paced"),
         path,
         method: text(&span, "pillion.link.method"),
         confidence: text(&span, "pillion.link.confidence"),
         id: span.span_id,
         parent: span.parent_span_id,
     }
+}
+
+fn truth_of(span: &theirs::Span, key: &str) -> bool {
+    let mut pairs = span.attributes.iter();
+    let pair = pairs.find(|attribute| attribute.key == key);
+    let value = pair.and_then(|pair| pair.value.clone()?.value);
+    value == Some(Value::BoolValue(true))
 }
 
 fn after_authority(url: &str) -> &str {

@@ -20,6 +20,9 @@ const KERNEL: &str = "kernel";
 /// Believes evidence that is less sure: what event loops handle.
 const EAGER: &str = "eager";
 
+/// One request in ten is paced; everything is asked.
+const PACED: &str = "paced";
+
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
 const LAYERS: &[&str] = &["values", "shims", "preload"];
 
@@ -60,6 +63,11 @@ pub(crate) const PROFILES: &[Profile] = &[
         layers: &["values", "shims", "preload"],
         flags: &["--shims", "--preload"],
     },
+    Profile {
+        name: "paced",
+        layers: &[PACED],
+        flags: &[],
+    },
 ];
 
 impl Profile {
@@ -80,6 +88,9 @@ impl Profile {
         };
         if self.layers.contains(&EAGER) {
             settings["mode"] = EAGER.into();
+        }
+        if self.layers.contains(&PACED) {
+            settings["pacing"] = json!({ "share": 0.1 });
         }
         settings
     }

@@ -66,6 +66,14 @@ pub(crate) fn line(row: &Row) -> String {
         percent(share(score.whole, score.requests)),
     )
     .unwrap();
+    if score.paced > 0 {
+        write!(
+            text,
+            " {} paced: {} of {} right, {} wrong;",
+            score.paced, score.paced_right, score.paced_calls, score.paced_wrong,
+        )
+        .unwrap();
+    }
     writeln!(
         text,
         " {:.0} | {:.1} | {:.1} | {:.0} |{}",

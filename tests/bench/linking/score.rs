@@ -28,6 +28,11 @@ pub(crate) struct Score {
     pub(crate) wrong_and_sure: usize,
     /// Right ones among `exact` and `high`.
     pub(crate) right_and_sure: usize,
+    /// Requests that were paced, their calls, those with the right parent, and calls that got one of them wrongly.
+    pub(crate) paced: usize,
+    pub(crate) paced_calls: usize,
+    pub(crate) paced_right: usize,
+    pub(crate) paced_wrong: usize,
     /// Calls of the program's own jobs.
     pub(crate) background: usize,
     /// Those that got a parent.
@@ -57,6 +62,12 @@ pub(crate) fn judge(pattern: Pattern, truth: &Truth, spans: &[Span]) -> Score {
         .filter(|span| span.is_server)
         .filter_map(|span| Some((span.id.as_slice(), truth.request(&span.path)?)))
         .collect();
+    let paced: HashSet<usize> = spans
+        .iter()
+        .filter(|span| span.is_server && span.is_paced)
+        .filter_map(|span| truth.request(&span.path))
+        .collect();
+    score.paced = paced.len();
     let mut own_calls = vec![0; truth.targets.len()];
     let mut spoilt = HashSet::new();
     for call in spans.iter().filter(|span| !span.is_server) {
@@ -64,6 +75,10 @@ pub(crate) fn judge(pattern: Pattern, truth: &Truth, spans: &[Span]) -> Score {
         let asserted = servers.get(call.parent.as_slice()).copied();
         let sure = matches!(call.confidence.as_str(), "exact" | "high");
         score.count(pattern.moment, cause, asserted, sure);
+        let is_paceds = |request: Option<usize>| request.is_some_and(|one| paced.contains(&one));
+        score.paced_calls += usize::from(is_paceds(cause));
+        score.paced_right += usize::from(is_paceds(cause) && asserted == cause);
+        score.paced_wrong += usize::from(is_paceds(asserted) && asserted != cause);
         let Some(asserted) = asserted else { continue };
         let is_right = cause == Some(asserted);
         let name = format!("{}/{}", call.method, call.confidence);
@@ -126,6 +141,10 @@ impl Score {
             wrong,
             unknown,
             missing,
+            paced,
+            paced_calls,
+            paced_right,
+            paced_wrong,
             wrong_and_sure,
             right_and_sure,
             background,
@@ -142,6 +161,10 @@ impl Score {
         self.wrong += wrong;
         self.unknown += unknown;
         self.missing += missing;
+        self.paced += paced;
+        self.paced_calls += paced_calls;
+        self.paced_right += paced_right;
+        self.paced_wrong += paced_wrong;
         self.wrong_and_sure += wrong_and_sure;
         self.right_and_sure += right_and_sure;
         self.background += background;

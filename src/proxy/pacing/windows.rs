@@ -1,0 +1,244 @@
+//! The thread that opens and closes windows.
+//!
+//! It closes the gate, waits for the program to rest, and grants one delivery after the other until none waits or the
+//! others have waited long enough. Then the gate stands open for as long as it was closed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::net::process::Program;
+use crate::net::rest::Rest;
+use crate::proxy::pacing::Pacer;
+use crate::proxy::pacing::Queue;
+use crate::proxy::pacing::Side;
+use crate::proxy::pacing::Verdict;
+use crate::proxy::pacing::Wanted;
+use crate::proxy::pacing::Window;
+
+/// Between two looks at the program.
+const LOOK: Duration = Duration::from_micros(20);
+/// So many looks in a row must find it at rest.
+const LOOKS: u32 = 2;
+/// Longest wait for a delivery that was granted, for writes that are under way, and for a worker to come round.
+const GRANTED: Duration = Duration::from_millis(3);
+const PASSING: Duration = Duration::from_millis(2);
+const ROUND: Duration = Duration::from_millis(10);
+/// So often a worker's runtime must come round until it has accepted and read what was there.
+const ROUNDS: usize = 6;
+/// How long the thread sleeps when nothing wants a window.
+const IDLE: Duration = Duration::from_millis(200);
+
+impl Pacer {
+    /// Runs windows until [`Pacer::end`]. `rest` looks at the program's sockets.
+    pub fn run(&self, mut rest: Rest) {
+        let mut programs: Arc<Vec<Program>> = Arc::default();
+        while !self.is_over.load(Ordering::Acquire) {
+            let is_paused = self.verdicts.lock().is_paused(Instant::now());
+            self.is_resting.store(is_paused, Ordering::Relaxed);
+            let mut queue = self.queue.lock();
+            if queue.wanted.is_empty() {
+                self.wanted.wait_for(&mut queue, IDLE);
+            }
+            if is_paused || self.is_over.load(Ordering::Acquire) {
+                queue.give_up(|_| true);
+            }
+            let is_wanted = !queue.wanted.is_empty();
+            drop(queue);
+            if !is_wanted {
+                continue;
+            }
+            let now = self.programs.load_full();
+            if !Arc::ptr_eq(&now, &programs) {
+                rest.look_at(now.iter().map(|program| (program.pid, program.started)));
+                programs = now;
+            }
+            let closed = Instant::now();
+            self.run_windows(&mut rest);
+            self.open();
+            // The others get as much time as the paced ones had.
+            sleep(closed.elapsed().min(self.window * 2));
+        }
+        self.open();
+    }
+
+    /// Closes the gate and grants deliveries.
+    fn run_windows(&self, rest: &mut Rest) {
+        let closed = Instant::now();
+        self.is_closed.store(true, Ordering::SeqCst);
+        if !self.nothing_passes() || !self.comes_to_rest(rest, None) {
+            self.verdicts.lock().never_rested();
+            self.give_up_late();
+            return;
+        }
+        while closed.elapsed() < self.window {
+            if self.verdicts.lock().is_idle_due() {
+                self.idle_window();
+            }
+            self.give_up_late();
+            let Some(wanted) = self.queue.lock().wanted.pop_front() else {
+                return;
+            };
+            if !self.paced_window(wanted, rest) {
+                return;
+            }
+        }
+    }
+
+    /// One delivery. False: the program has not come to rest.
+    fn paced_window(&self, wanted: Wanted, rest: &mut Rest) -> bool {
+        let Wanted {
+            link, owner, waker, ..
+        } = wanted;
+        let begun = Instant::now();
+        self.queue.lock().window = Some(Window::new(link.id));
+        waker.wake();
+        let is_delivered = self.until(GRANTED, || {
+            let queue = self.queue.lock();
+            queue
+                .window
+                .as_ref()
+                .is_some_and(|window| window.is_delivered)
+        });
+        let ends = Some(link.ends);
+        let rests = is_delivered && self.nothing_passes() && self.comes_to_rest(rest, ends);
+        let in_time = rests && self.workers_come_round();
+        let Some(window) = self.queue.lock().window.take() else {
+            return false;
+        };
+        let is_limited = link.side == Side::Theirs && self.load.lock().is_limited();
+        let is_seen = self.n_bypasses.load(Ordering::Acquire) == 0;
+        let is_clean = in_time && window.n_answers == 0 && !is_limited && is_seen;
+        let mut verdicts = self.verdicts.lock();
+        if is_delivered {
+            verdicts.paced(window.calls.len(), begun.elapsed(), in_time);
+        }
+        let p = verdicts.p();
+        drop(verdicts);
+        window.tell(is_clean.then_some((owner, p)));
+        in_time
+    }
+
+    /// A window in which nothing is delivered.
+    fn idle_window(&self) {
+        let begun = Instant::now();
+        let window = Window {
+            is_delivered: true,
+            ..Window::new(0)
+        };
+        self.queue.lock().window = Some(window);
+        sleep(self.verdicts.lock().usual().min(self.window));
+        self.workers_come_round();
+        if let Some(window) = self.queue.lock().window.take() {
+            let n_calls = window.calls.len();
+            self.verdicts.lock().idle(n_calls, begun.elapsed());
+            window.tell(None);
+        }
+    }
+
+    /// Opens the gate.
+    fn open(&self) {
+        let mut queue = self.queue.lock();
+        self.is_closed.store(false, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        waiting.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// Waits until the program rests, and has read what came to the socket with these ends.
+    fn comes_to_rest(
+        &self,
+        rest: &mut Rest,
+        ends: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
+    ) -> bool {
+        let mut n_looks = 0;
+        self.until(self.window, || {
+            n_looks = match rest.is_resting(ends) {
+                true => n_looks + 1,
+                false => 0,
+            };
+            n_looks >= LOOKS
+        })
+    }
+
+    fn nothing_passes(&self) -> bool {
+        self.until(PASSING, || self.passing.load(Ordering::SeqCst) == 0)
+    }
+
+    /// Waits until every worker has read what was there to read.
+    fn workers_come_round(&self) -> bool {
+        let workers = self.workers.lock().clone();
+        let (done, rounds) = mpsc::channel();
+        for worker in &workers {
+            let done = done.clone();
+            worker.spawn(async move {
+                for _ in 0..ROUNDS {
+                    tokio::task::yield_now().await;
+                }
+                done.send(()).unwrap_or_default();
+            });
+        }
+        let deadline = Instant::now() + ROUND;
+        workers.iter().all(|_| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            rounds.recv_timeout(left).is_ok()
+        })
+    }
+
+    /// Deliveries that have waited too long, or whose request has ended, go as others do.
+    fn give_up_late(&self) {
+        let patience = self.patience;
+        let mut queue = self.queue.lock();
+        queue.give_up(|wanted| wanted.since.elapsed() > patience || wanted.owner.has_ended());
+    }
+
+    fn until(&self, limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            if is_so() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(LOOK);
+        }
+    }
+}
+
+impl Queue {
+    fn give_up(&mut self, which: impl Fn(&Wanted) -> bool) {
+        self.wanted.retain(|wanted| {
+            let gives_up = which(wanted);
+            if gives_up {
+                wanted.link.belongs_to(None);
+                if wanted.link.side == Side::Ours {
+                    wanted.owner.pace(false);
+                }
+                wanted.waker.wake_by_ref();
+            }
+            !gives_up
+        });
+    }
+}
+
+impl Window {
+    fn new(link: u64) -> Self {
+        Self {
+            link,
+            is_delivered: false,
+            calls: Vec::new(),
+            n_answers: 0,
+        }
+    }
+
+    fn tell(self, verdict: Option<Verdict>) {
+        for call in self.calls {
+            // Who asked may be gone.
+            call.send(verdict.clone()).unwrap_or_default();
+        }
+    }
+}
