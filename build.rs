@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 const PRELOAD: &str = "src/app/shims/thread.c";
+const PRELOAD_PARTS: &[&str] = &["src/app/shims/loop.h"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -27,7 +28,9 @@ fn main() {
 
 /// The library for programs of the target's architecture, with any C library. An empty file stands for none.
 fn build_preload() {
-    println!("cargo::rerun-if-changed={PRELOAD}");
+    for source in PRELOAD_PARTS.iter().chain([&PRELOAD]) {
+        println!("cargo::rerun-if-changed={source}");
+    }
     println!("cargo::rerun-if-env-changed=CC");
     let variable = |name: &str| env::var(name).unwrap_or_default();
     let (host, target) = (variable("HOST"), variable("TARGET"));

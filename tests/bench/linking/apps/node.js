@@ -6,7 +6,7 @@ const { setTimeout: sleep } = require('timers/promises');
 
 const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
 const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
-const agent = new http.Agent({ keepAlive: OUT === 'pooled' });
+const agent = new http.Agent({ keepAlive: OUT !== 'fresh' });
 const few = new http.Agent({ keepAlive: true, maxSockets: 4 });
 let jobs = false;
 
@@ -21,7 +21,7 @@ function request(path, agent) {
 
 async function call(path, limited = false) {
   if (CLIENT === 'http' || limited) return request(path, limited ? few : agent);
-  const response = await fetch(BACKEND + path, OUT === 'pooled' ? {} : { headers: { connection: 'close' } });
+  const response = await fetch(BACKEND + path, OUT !== 'fresh' ? {} : { headers: { connection: 'close' } });
   await response.arrayBuffer();
   return response.status;
 }
