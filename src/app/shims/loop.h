@@ -15,6 +15,8 @@
 #define NEVER (~0ULL)
 
 static int follows_loop;
+/* The loop's own: a coarse one where that is fine enough. */
+static clockid_t loop_clock = CLOCK_MONOTONIC;
 /* Of the thread that handles events: where its `turn` is. */
 static void *_Atomic loop_thread;
 static _Atomic int has_more_loops;
@@ -23,7 +25,7 @@ static _Atomic uint32_t waiting;
 
 static __thread __attribute__((tls_model("initial-exec"))) struct {
   struct request handling;
-  /* When the loop got its latest event, and when a timer may be due. */
+  /* When the loop got its latest event, and when a timer may be due: nanoseconds of its clock. */
   uint64_t returned, due;
   int has_skipped;
 } turn;
@@ -31,13 +33,18 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
 int uv_run(void *, int);
 #pragma weak uv_run
 
-static void start_loop(void) { follows_loop = uv_run != NULL; }
+static void start_loop(void) {
+  struct timespec step = {0};
+  follows_loop = uv_run != NULL && clock_gettime;
+  if (syscall(SYS_clock_getres, CLOCK_MONOTONIC_COARSE, &step) == 0 && !step.tv_sec && step.tv_nsec <= (long)MILLISECOND)
+    loop_clock = CLOCK_MONOTONIC_COARSE;
+}
 
 static int is_loop(void) { return loop_thread == &turn; }
 
 static uint64_t now(void) {
   struct timespec time = {0};
-  if (!clock_gettime || clock_gettime(CLOCK_MONOTONIC, &time) != 0) return NEVER;
+  if (clock_gettime(loop_clock, &time) != 0) return NEVER;
   return (uint64_t)time.tv_sec * 1000 * MILLISECOND + (uint64_t)time.tv_nsec;
 }
 
@@ -133,7 +140,9 @@ static uint16_t cause_in_loop(struct connection *c) {
 /* The loop asks for events. Not zero: it gets none this time. */
 static int ask(int timeout) {
   turn.handling = (struct request){0};
-  turn.due = timeout < 0 ? NEVER : timeout > 1 ? turn.returned + (uint64_t)(timeout - 1) * MILLISECOND : 0;
+  /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
+  uint64_t looked = turn.returned - turn.returned % MILLISECOND;
+  turn.due = timeout < 0 ? NEVER : timeout > 0 ? looked + (uint64_t)timeout * MILLISECOND : 0;
   turn.has_skipped = timeout == 0 && !turn.has_skipped;
   if (turn.has_skipped) turn.returned = now();
   return turn.has_skipped;
