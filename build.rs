@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 const PRELOAD: &str = "src/app/shims/thread.c";
-const PRELOAD_PARTS: &[&str] = &["src/app/shims/offered.h"];
+const PRELOAD_PARTS: &[&str] = &["src/app/shims/loop.h", "src/app/shims/offered.h"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

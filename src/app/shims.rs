@@ -18,7 +18,7 @@ use crate::net::evidence::offer;
 struct Shim {
     /// Where it goes below the chosen directory.
     file: &'static str,
-    text: &'static str,
+    content: &'static [u8],
     variable: &'static str,
     /// The variable's value, from the directory and what the variable held.
     value: fn(&str, Option<&str>) -> String,
@@ -27,13 +27,13 @@ struct Shim {
 const SHIMS: &[Shim] = &[
     Shim {
         file: "node/pillion.js",
-        text: include_str!("shims/pillion.js"),
+        content: include_bytes!("shims/pillion.js"),
         variable: "NODE_OPTIONS",
         value: |dir, held| joined(held, " ", &format!("--require={dir}/node/pillion.js")),
     },
     Shim {
         file: "python/sitecustomize.py",
-        text: include_str!("shims/sitecustomize.py"),
+        content: include_bytes!("shims/sitecustomize.py"),
         variable: "PYTHONPATH",
         // In front: it runs the `sitecustomize` that it hides.
         value: |dir, held| match held {
@@ -43,9 +43,16 @@ const SHIMS: &[Shim] = &[
     },
     Shim {
         file: "ruby/pillion.rb",
-        text: include_str!("shims/pillion.rb"),
+        content: include_bytes!("shims/pillion.rb"),
         variable: "RUBYOPT",
         value: |dir, held| joined(held, " ", &format!("-r{dir}/ruby/pillion.rb")),
+    },
+    Shim {
+        // Built from `shims/java` by the script there.
+        file: "java/pillion.jar",
+        content: include_bytes!("shims/pillion.jar"),
+        variable: "JAVA_TOOL_OPTIONS",
+        value: |dir, held| joined(held, " ", &format!("-javaagent:{dir}/java/pillion.jar")),
     },
 ];
 
@@ -169,7 +176,7 @@ fn write(dir: &Path) -> Result<(), ShimError> {
     for shim in SHIMS {
         let path = dir.join(shim.file);
         let folder = path.parent().unwrap_or(dir);
-        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, shim.text));
+        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, shim.content));
         written.map_err(|source| ShimError { path, source })?;
     }
     Ok(())

@@ -220,7 +220,12 @@ install_python() { install_venv python "$here/python/requirements.txt"; }
 install_agents() { install_venv agents "$here/python/agents.txt"; }
 
 # The programs of the linking benchmark.
-install_linking() { install_venv linking "$here/../bench/linking/apps/requirements.txt"; }
+install_linking() {
+  install_venv linking "$here/../bench/linking/apps/requirements.txt"
+  local missing=()
+  want javac:openjdk-17-jdk-headless php:php-cli /usr/lib/go-1.19/bin/go:golang-1.19-go
+  install_packages
+}
 
 # install_venv NAME REQUIREMENTS
 install_venv() {

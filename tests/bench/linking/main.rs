@@ -1,7 +1,8 @@
 //! `cargo bench --bench linking`: runs the linking benchmark, prints its table, writes its data.
 //!
 //! Arguments (behind `--`): `--app`, `--pattern`, `--profile`, `--concurrency`, `--reuse`, `--ids` take lists with
-//! commas; `--requests N` in each row; `--json FILE`. What is not said has a short default; `--full` runs every axis.
+//! commas; `--requests N` in each row; `--runs N` times; `--json FILE`; `--docs` writes the summary into
+//! docs/linking.md. What is not said has a short default; `--full` runs every axis.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +29,7 @@ use linking::report;
 use linking::row;
 use linking::row::Plan;
 use linking::row::Row;
+use linking::summary;
 use linking::truth::Ids;
 use linking::truth::PATTERNS;
 use linking::truth::Pattern;
@@ -42,7 +44,9 @@ struct Axes {
     reuse: Vec<Reuse>,
     ids: Vec<Ids>,
     n_requests: usize,
+    n_runs: usize,
     json: Option<String>,
+    docs: bool,
 }
 
 fn main() -> Result<(), String> {
@@ -54,6 +58,9 @@ fn main() -> Result<(), String> {
         .unwrap();
     let rows = runtime.block_on(measure(&axes));
     println!("{}", report::table(&rows));
+    if axes.docs {
+        summary::write(&rows, axes.n_requests, axes.n_runs)?;
+    }
     if let Some(file) = &axes.json {
         let conditions = json!({
             "processors": std::thread::available_parallelism().map_or(0, usize::from),
@@ -62,7 +69,7 @@ fn main() -> Result<(), String> {
             "debug_build": cfg!(debug_assertions),
             "requests_a_row": axes.n_requests,
         });
-        let text = serde_json::to_string_pretty(&report::data(&rows, &conditions)).unwrap();
+        let text = report::data(&rows, &conditions);
         fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
     }
     Ok(())
@@ -107,16 +114,22 @@ impl Axes {
             reuse: vec![Reuse::Pooled],
             ids: vec![Ids::Blinded],
             n_requests: 400,
+            n_runs: 1,
             json: None,
+            docs: false,
         };
         while let Some(argument) = arguments.next() {
             // Cargo's own.
             if argument == "--bench" {
                 continue;
             }
+            if argument == "--docs" {
+                axes.docs = true;
+                continue;
+            }
             if argument == "--full" {
                 axes.concurrency = vec![1, 8, 32, 128];
-                axes.reuse = vec![Reuse::Fresh, Reuse::Pooled];
+                axes.reuse = vec![Reuse::Fresh, Reuse::Kept, Reuse::Pooled];
                 axes.ids = vec![Ids::Blinded, Ids::Kept];
                 continue;
             }
@@ -135,6 +148,7 @@ impl Axes {
             "--reuse" => {
                 self.reuse = list(value, |name| match name {
                     "fresh" => Some(Reuse::Fresh),
+                    "kept" => Some(Reuse::Kept),
                     "pooled" => Some(Reuse::Pooled),
                     _ => None,
                 })?;
@@ -146,6 +160,7 @@ impl Axes {
                     _ => None,
                 })?;
             }
+            "--runs" => self.n_runs = value.parse().map_err(|_| format!("{value:?}"))?,
             "--requests" => self.n_requests = value.parse().map_err(|_| format!("{value:?}"))?,
             "--json" => self.json = Some(value.to_owned()),
             other => return Err(format!("unknown argument {other}")),
@@ -155,14 +170,17 @@ impl Axes {
 
     fn plans(&self) -> Vec<Plan> {
         let mut plans = Vec::new();
-        for pattern in &self.patterns {
-            for concurrency in &self.concurrency {
-                plans.extend(self.ids.iter().map(|ids| Plan {
-                    pattern: *pattern,
-                    concurrency: *concurrency,
-                    n_requests: self.n_requests,
-                    ids: *ids,
-                }));
+        for run in 0..self.n_runs {
+            for pattern in &self.patterns {
+                for concurrency in &self.concurrency {
+                    plans.extend(self.ids.iter().map(|ids| Plan {
+                        pattern: *pattern,
+                        concurrency: *concurrency,
+                        n_requests: self.n_requests,
+                        ids: *ids,
+                        run,
+                    }));
+                }
             }
         }
         plans

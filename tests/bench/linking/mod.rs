@@ -13,4 +13,5 @@ pub(crate) mod profiles;
 pub(crate) mod report;
 pub(crate) mod row;
 pub(crate) mod score;
+pub(crate) mod summary;
 pub(crate) mod truth;

@@ -30,7 +30,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) enum Reuse {
     /// A new one for each call.
     Fresh,
-    /// Kept and used again.
+    /// One for each of its threads, kept.
+    Kept,
+    /// Kept and used again by all.
     Pooled,
 }
 
@@ -85,6 +87,7 @@ impl Running {
                 "OUT",
                 match reuse {
                     Reuse::Fresh => "fresh",
+                    Reuse::Kept => "kept",
                     Reuse::Pooled => "pooled",
                 },
             )

@@ -26,8 +26,16 @@ const PACED: &str = "paced";
 /// Layers that can be switched, besides `forwarded` and `exclusive`, which are always on here.
 const LAYERS: &[&str] = &["values", "shims", "preload"];
 
+/// Not even the first two layers: what the others' costs are measured against.
+const NOTHING: &str = "nothing";
+
 /// Every choice.
 pub(crate) const PROFILES: &[Profile] = &[
+    Profile {
+        name: "off",
+        layers: &[NOTHING],
+        flags: &[],
+    },
     Profile {
         name: "floor",
         layers: &[],
@@ -51,6 +59,11 @@ pub(crate) const PROFILES: &[Profile] = &[
     Profile {
         name: "bpf",
         layers: &[KERNEL],
+        flags: &[],
+    },
+    Profile {
+        name: "bpf-values",
+        layers: &[KERNEL, "values"],
         flags: &[],
     },
     Profile {
@@ -86,6 +99,10 @@ impl Profile {
             true => "required".into(),
             false => "off".into(),
         };
+        if self.layers.contains(&NOTHING) {
+            settings["forwarded"] = false.into();
+            settings["exclusive"] = false.into();
+        }
         if self.layers.contains(&EAGER) {
             settings["mode"] = EAGER.into();
         }

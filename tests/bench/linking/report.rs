@@ -10,8 +10,8 @@ use super::score::Score;
 use super::score::share;
 
 const HEAD: &str = "\
-| program | pattern | at once | conns | ids | profile | precision | recall | wrong | unknown | missing | false parents | late wrong | whole | req/s | p50 ms | p99 ms | CPU us |
-|---|---|--:|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| program | pattern | at once | conns | ids | profile | precision | recall | wrong | unknown | missing | false parents | late wrong | whole | off by | req/s | p50 ms | p99 ms | CPU us |
+|---|---|--:|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 ";
 
 /// All rows, then each program and profile in sum, as Markdown.
@@ -49,7 +49,7 @@ pub(crate) fn line(row: &Row) -> String {
         [json!(row.reuse), json!(row.ids)].map(|name| name.as_str().unwrap_or_default().to_owned());
     write!(
         text,
-        "| {} | {} | {} | {reuse} | {ids} | {} | {} | {} | {} | {} | {} | {}/{} | {}/{} | {} |",
+        "| {} | {} | {} | {reuse} | {ids} | {} | {} | {} | {} | {} | {} | {}/{} | {}/{} | {} | {} |",
         row.app,
         row.pattern,
         row.concurrency,
@@ -64,6 +64,7 @@ pub(crate) fn line(row: &Row) -> String {
         score.late_wrong,
         score.late,
         percent(share(score.whole, score.requests)),
+        percent(score.calibration_error()),
     )
     .unwrap();
     if score.paced > 0 {
@@ -90,14 +91,18 @@ pub(crate) fn line(row: &Row) -> String {
     text
 }
 
-/// Everything, for machines.
-pub(crate) fn data(rows: &[Row], conditions: &Value) -> Value {
-    json!({ "conditions": conditions, "rows": rows })
+/// Everything as JSON, a row in each line.
+pub(crate) fn data(rows: &[Row], conditions: &Value) -> String {
+    let rows: Vec<String> = rows.iter().map(|row| json!(row).to_string()).collect();
+    let rows = rows.join(",\n");
+    format!("{{\"conditions\": {conditions},\n\"rows\": [\n{rows}\n]}}\n")
 }
 
-type Key = (&'static str, &'static str);
+/// A program and a profile.
+pub(crate) type Key = (&'static str, &'static str);
 
-fn sums(rows: &[Row]) -> Vec<(Key, Score)> {
+/// What each program and profile came to.
+pub(crate) fn sums(rows: &[Row]) -> Vec<(Key, Score)> {
     let mut sums: Vec<(Key, Score)> = Vec::new();
     for row in rows {
         let key = (row.app, row.profile);
@@ -109,7 +114,8 @@ fn sums(rows: &[Row]) -> Vec<(Key, Score)> {
     sums
 }
 
-fn percent(share: Option<f64>) -> String {
+/// Two places; a dash for nothing.
+pub(crate) fn percent(share: Option<f64>) -> String {
     // Never rounded up to a perfect score.
     share.map_or("-".to_owned(), |share| {
         format!("{:.2}", (share * 1e4).floor() / 1e2)

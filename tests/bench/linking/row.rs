@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) n_requests: usize,
     /// What calls carry.
     pub(crate) ids: Ids,
+    /// Which of several runs of the same this is.
+    pub(crate) run: usize,
 }
 
 /// A row of the table.
@@ -49,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) reuse: Reuse,
     /// What calls carried.
     pub(crate) ids: Ids,
+    /// Which of several runs of the same this is.
+    pub(crate) run: usize,
     /// What the judge says.
     pub(crate) score: Score,
     /// Requests that failed.
@@ -103,6 +107,7 @@ pub(crate) async fn run(
         concurrency: plan.concurrency,
         reuse,
         ids: plan.ids,
+        run: plan.run,
         score: score::judge(plan.pattern, &truth, &spans),
         failures: seen.failures,
         rate: plan.n_requests as f64 / seen.took.as_secs_f64(),

@@ -49,6 +49,8 @@ pub(crate) struct Score {
     pub(crate) whole: usize,
     /// Right and wrong parents (of any call) by method and confidence.
     pub(crate) methods: BTreeMap<String, (usize, usize)>,
+    /// Right and wrong parents by how likely to be right each was called, in thousandths.
+    pub(crate) stated: BTreeMap<u16, (usize, usize)>,
 }
 
 /// Compares a row's spans with what was caused by what.
@@ -83,11 +85,14 @@ pub(crate) fn judge(pattern: Pattern, truth: &Truth, spans: &[Span]) -> Score {
         let is_right = cause == Some(asserted);
         let name = format!("{}/{}", call.method, call.confidence);
         let record = score.methods.entry(name).or_default();
+        let stated = score.stated.entry(thousandths(call)).or_default();
         if is_right {
             record.0 += 1;
+            stated.0 += 1;
             own_calls[asserted] += 1;
         } else {
             record.1 += 1;
+            stated.1 += 1;
             spoilt.insert(asserted);
         }
     }
@@ -155,6 +160,7 @@ impl Score {
             requests,
             whole,
             methods,
+            stated,
         } = other;
         self.calls += calls;
         self.right += right;
@@ -179,6 +185,22 @@ impl Score {
             record.0 += right;
             record.1 += wrong;
         }
+        for (p, (right, wrong)) in stated {
+            let record = self.stated.entry(*p).or_default();
+            record.0 += right;
+            record.1 += wrong;
+        }
+    }
+
+    /// How far what was said to be likely is from what was right, weighted by how often; `None` when nothing was said.
+    pub(crate) fn calibration_error(&self) -> Option<f64> {
+        let (mut distance, mut asserted) = (0.0, 0);
+        for (p, (right, wrong)) in &self.stated {
+            let n = right + wrong;
+            asserted += n;
+            distance += (f64::from(*p) / 1e3 * n as f64 - *right as f64).abs();
+        }
+        (asserted > 0).then(|| distance / asserted as f64)
     }
 
     /// Every parent asserted that is not the cause, late and background calls included.
@@ -195,6 +217,16 @@ impl Score {
     pub(crate) fn recall(&self) -> Option<f64> {
         share(self.right, self.calls)
     }
+}
+
+/// What a span says of its parent; without a number, what its confidence promises.
+fn thousandths(call: &Span) -> u16 {
+    let p = call.p.unwrap_or(match call.confidence.as_str() {
+        "exact" => 1.0,
+        "high" => 0.999,
+        _ => 0.9,
+    });
+    (p.clamp(0.0, 1.0) * 1e3).round() as u16
 }
 
 /// `part` of `all`; `None` of nothing.

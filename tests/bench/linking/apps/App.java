@@ -21,6 +21,7 @@ import java.util.concurrent.Semaphore;
 /** The JDK's own server and clients. SERVER: threads | pool | virtual. CLIENT: connection | client. */
 public final class App {
     static final String BACKEND = System.getenv("BACKEND");
+    static final boolean FRESH = "fresh".equals(System.getenv("OUT"));
     static final boolean FETCH = "client".equals(System.getenv("CLIENT"));
     static final Map<String, Integer> CALLS =
             Map.of("one", 1, "seq2", 2, "par2", 2, "fan8", 8, "sleep", 2, "executor", 1, "saturated", 2, "retry", 1, "late", 1);
@@ -58,6 +59,7 @@ public final class App {
                 return CLIENT.sendAsync(request, HttpResponse.BodyHandlers.ofString()).get().statusCode();
             }
             HttpURLConnection connection = (HttpURLConnection) URI.create(BACKEND + path).toURL().openConnection();
+            if (FRESH) connection.setRequestProperty("Connection", "close");
             int status = connection.getResponseCode();
             try (InputStream body = status < 400 ? connection.getInputStream() : connection.getErrorStream()) {
                 if (body != null) body.readAllBytes();

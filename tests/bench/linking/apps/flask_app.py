@@ -8,17 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 import flask
 import requests
 
-from truth import BACKEND, POOLED, Request
+from truth import BACKEND, OUT, POOLED, Request
 
 app = flask.Flask(__name__)
 session = requests.Session()
 session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))
+kept = threading.local()
 few = threading.BoundedSemaphore(4)
 executor = ThreadPoolExecutor(16)
 jobs = threading.Event()
 
 
 def call(path):
+    if OUT == "kept":
+        if not hasattr(kept, "session"):
+            kept.session = requests.Session()
+        return kept.session.get(BACKEND + path).status_code
     return (session if POOLED else requests).get(BACKEND + path).status_code
 
 

@@ -6,9 +6,10 @@ const { setTimeout: sleep } = require('timers/promises');
 
 const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
 const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
-const agent = new http.Agent({ keepAlive: OUT === 'pooled' });
+const agent = new http.Agent({ keepAlive: OUT !== 'fresh' });
 const few = new http.Agent({ keepAlive: true, maxSockets: 4 });
 let jobs = false;
+let number = 0;
 
 function request(path, agent) {
   return new Promise((resolve, reject) => {
@@ -21,7 +22,7 @@ function request(path, agent) {
 
 async function call(path, limited = false) {
   if (CLIENT === 'http' || limited) return request(path, limited ? few : agent);
-  const response = await fetch(BACKEND + path, OUT === 'pooled' ? {} : { headers: { connection: 'close' } });
+  const response = await fetch(BACKEND + path, OUT !== 'fresh' ? {} : { headers: { connection: 'close' } });
   await response.arrayBuffer();
   return response.status;
 }
@@ -55,7 +56,9 @@ const server = http.createServer(async (request, response) => {
   const url = new URL(request.url, 'http://app');
   const [pattern, id] = url.pathname.slice(1).split('/');
   if (pattern === 'jobs') {
+    const idle = !jobs;
     jobs = id === 'on';
+    if (jobs && idle) background();
     return response.end('ok');
   }
   const urls = paths(pattern, id, url.searchParams.get('ids') === 'kept');
@@ -69,11 +72,10 @@ const server = http.createServer(async (request, response) => {
 });
 
 async function background() {
-  for (let number = 0; ; number++) {
+  for (; jobs; number++) {
+    await call(`/background/${number}`);
     await sleep(5);
-    if (jobs) await call(`/background/${number}`);
   }
 }
 
-background();
 server.listen({ port: Number(PORT), host: '127.0.0.1', backlog: 512 });

@@ -8,9 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from truth import BACKEND_PORT, HOST, POOLED, PORT, Request
+from truth import BACKEND_PORT, HOST, OUT, POOLED, PORT, Request
 
 idle = queue.LifoQueue()
+kept = threading.local()
 few = threading.BoundedSemaphore(4)
 executor = ThreadPoolExecutor(16)
 jobs = threading.Event()
@@ -22,6 +23,10 @@ def call(path):
         status = send(connection, path)
         connection.close()
         return status
+    if OUT == "kept":
+        if not hasattr(kept, "connection"):
+            kept.connection = http.client.HTTPConnection(HOST, BACKEND_PORT)
+        return send(kept.connection, path)
     try:
         connection = idle.get_nowait()
     except queue.Empty:

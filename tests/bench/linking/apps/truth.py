@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 PORT = int(os.environ["PORT"])
 BACKEND = os.environ["BACKEND"]
 HOST, BACKEND_PORT = urlsplit(BACKEND).hostname, urlsplit(BACKEND).port
-POOLED = os.environ.get("OUT", "pooled") == "pooled"
+OUT = os.environ.get("OUT", "pooled")
+POOLED = OUT != "fresh"
 CALLS = {"one": 1, "seq2": 2, "par2": 2, "fan8": 8, "sleep": 2, "executor": 1, "saturated": 2, "retry": 1, "late": 1}
 
 

@@ -1,0 +1,170 @@
+/*
+ * Which request is the event about that a loop handles? For programs whose loop is known: Node.js, by its libuv.
+ *
+ * What the loop's thread sends while it handles a request's event, or the response to a call of that request, belongs to
+ * the request. To know for sure what is handled, the loop gets one event at a time, and none where it asks without
+ * waiting (something of its own is due then), at most once in a row. It asks with the time until its next timer, so none
+ * can have fired before. Events of anything else, a name that was looked up, a file, a child, belong to nobody.
+ *
+ * Unknown while a request waits for something that is not a call: it may be a place in a pool, which somebody else's
+ * response makes free. Not seen: the same of a request that has another call open, or of a job of the program's own.
+ */
+#pragma once
+
+#define MILLISECOND 1000000ULL
+#define NEVER (~0ULL)
+
+static int follows_loop;
+/* The loop's own: a coarse one where that is fine enough. */
+static clockid_t loop_clock = CLOCK_MONOTONIC;
+/* Of the thread that handles events: where its `turn` is. */
+static void *_Atomic loop_thread;
+static _Atomic int has_more_loops;
+/* Requests that wait for something that is not a call. */
+static _Atomic uint32_t waiting;
+
+static __thread __attribute__((tls_model("initial-exec"))) struct {
+  struct request handling;
+  /* When the loop got its latest event, and when a timer may be due: nanoseconds of its clock. */
+  uint64_t returned, due;
+  int has_skipped;
+} turn;
+
+int uv_run(void *, int);
+#pragma weak uv_run
+
+static void start_loop(void) {
+  struct timespec step = {0};
+  follows_loop = uv_run != NULL && clock_gettime;
+  if (syscall(SYS_clock_getres, CLOCK_MONOTONIC_COARSE, &step) == 0 && !step.tv_sec && step.tv_nsec <= (long)MILLISECOND)
+    loop_clock = CLOCK_MONOTONIC_COARSE;
+}
+
+static int is_loop(void) { return loop_thread == &turn; }
+
+static uint64_t now(void) {
+  struct timespec time = {0};
+  if (clock_gettime(loop_clock, &time) != 0) return NEVER;
+  return (uint64_t)time.tv_sec * 1000 * MILLISECOND + (uint64_t)time.tv_nsec;
+}
+
+static struct connection *unanswered(struct request request) {
+  struct connection *c = request.number ? &connections[request.fd] : NULL;
+  return c && c->request == request.number ? c : NULL;
+}
+
+static void end_request(struct connection *c) {
+  if (c->is_counted && !c->open_calls) waiting--;
+  c->is_counted = 0;
+  c->request = 0;
+}
+
+static void close_call(struct connection *c) {
+  if (!c->is_open) return;
+  c->is_open = 0;
+  struct connection *cause = unanswered(c->cause);
+  if (!cause || !cause->open_calls) return;
+  cause->open_calls--;
+  if (cause->is_counted && !cause->open_calls) waiting++;
+}
+
+static void open_call(struct connection *c, struct request request) {
+  struct connection *cause = unanswered(request);
+  c->cause = request;
+  c->is_open = 1;
+  if (!cause) return;
+  if (cause->is_counted && !cause->open_calls) waiting--;
+  cause->open_calls++;
+}
+
+/* Nothing but the event can have led here. */
+static int is_sure(const struct connection *cause) {
+  uint32_t itself = cause->is_counted && !cause->open_calls;
+  return !has_more_loops && waiting == itself && now() < turn.due;
+}
+
+/* The loop has an event of an inbound connection. */
+static void event_of_request(int fd, struct connection *c) {
+  void *nobody = NULL;
+  if (!follows_loop) return;
+  if (!atomic_compare_exchange_strong(&loop_thread, &nobody, &turn) && nobody != &turn) has_more_loops = 1;
+  if (!c->request) {
+    uint32_t next = ++requests;
+    c->request = next ? next : ++requests;
+    c->open_calls = 0;
+    c->is_counted = 1;
+    waiting++;
+  }
+  turn.handling = (struct request){fd, c->request};
+}
+
+/* The loop has an event of something else. */
+static void event_of_other(struct connection *c, enum role r) {
+  if (!is_loop()) return;
+  if (r == OUTBOUND) {
+    close_call(c);
+    turn.handling = c->cause;
+  } else if (!c->is_file) {
+    turn.handling = (struct request){0};
+  }
+}
+
+static void begin_connection(int fd) {
+  struct connection *c = known(fd), *cause = is_loop() ? unanswered(turn.handling) : NULL;
+  if (!c) return;
+  c->is_fresh = 1;
+  c->was_sure = cause && is_sure(cause);
+  open_call(c, cause ? turn.handling : (struct request){0});
+}
+
+/* The port of the inbound connection whose request this call belongs to; 0 for unknown. */
+static uint16_t cause_in_loop(struct connection *c) {
+  if (!is_loop()) return 0;
+  int is_certain = 0;
+  if (c->is_fresh) {
+    /* Whoever waits may have been given the connection that another one has asked for. */
+    is_certain = c->was_sure && !waiting;
+  } else if (!c->is_open) {
+    struct connection *cause = unanswered(turn.handling);
+    is_certain = cause && is_sure(cause);
+    open_call(c, cause ? turn.handling : (struct request){0});
+  } else {
+    return c->said;
+  }
+  c->is_fresh = 0;
+  struct connection *cause = unanswered(c->cause);
+  c->said = is_certain && cause ? cause->remote : 0;
+  return c->said;
+}
+
+/* The loop asks for events. Not zero: it gets none this time. */
+static int ask(int timeout) {
+  turn.handling = (struct request){0};
+  /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
+  uint64_t looked = turn.returned - turn.returned % MILLISECOND;
+  turn.due = timeout < 0 ? NEVER : timeout > 0 ? looked + (uint64_t)timeout * MILLISECOND : 0;
+  turn.has_skipped = timeout == 0 && !turn.has_skipped;
+  if (turn.has_skipped) turn.returned = now();
+  return turn.has_skipped;
+}
+
+#define WAIT(call)                        \
+  if (!is_loop()) return call(max);       \
+  if (ask(timeout)) return 0;             \
+  int n = call(max > 1 ? 1 : max);        \
+  turn.returned = now();                  \
+  return n
+
+EXPORT int epoll_wait(int fd, struct epoll_event *events, int max, int timeout) {
+  REAL(epoll_wait, SYS_epoll_pwait, fd, events, max, timeout, NULL, 8);
+#define CALL(room) real(fd, events, room, timeout)
+  WAIT(CALL);
+#undef CALL
+}
+
+EXPORT int epoll_pwait(int fd, struct epoll_event *events, int max, int timeout, const sigset_t *mask) {
+  REAL(epoll_pwait, SYS_epoll_pwait, fd, events, max, timeout, mask, 8);
+#define CALL(room) real(fd, events, room, timeout, mask)
+  WAIT(CALL);
+#undef CALL
+}
