@@ -140,6 +140,7 @@ async fn check_paced(app: &str) {
             concurrency: 8,
             n_requests: 600,
             ids: Ids::Blinded,
+            run: 0,
         };
         let names = (app.name, profile.name, Reuse::Pooled);
         let row = row::run(names, &running, &collector, plan).await;
