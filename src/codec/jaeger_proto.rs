@@ -3,6 +3,8 @@
 //! Made from the same translation as the Thrift batches, so that every Jaeger wire says the same.
 //! Source: jaegertracing/jaeger-idl `proto/api_v2/collector.proto`, `model.proto`.
 
+mod json;
+
 use prost::Message;
 
 use crate::codec::DecodeError;
@@ -19,12 +21,33 @@ use crate::codec::thrift::TagValue;
 pub fn encode(group: &Group) -> Vec<u8> {
     let batch = Batch {
         spans: group.spans.iter().map(span_of).collect(),
-        process: Some(Process {
-            service_name: group.process.service.to_string(),
-            tags: group.process.tags.iter().map(key_value).collect(),
-        }),
+        process: Some(process_of(&group.process)),
     };
     PostSpansRequest { batch: Some(batch) }.encode_to_vec()
+}
+
+/// One span with its process, as Jaeger's ingesters read it from Kafka: in protobuf.
+pub fn encode_span(process: &thrift::Process, span: &thrift::Span) -> Vec<u8> {
+    whole(process, span).encode_to_vec()
+}
+
+/// The same in protobuf's JSON.
+pub fn encode_span_json(process: &thrift::Process, span: &thrift::Span) -> Vec<u8> {
+    json::span(&whole(process, span)).to_string().into_bytes()
+}
+
+fn whole(process: &thrift::Process, span: &thrift::Span) -> Span {
+    Span {
+        process: Some(process_of(process)),
+        ..span_of(span)
+    }
+}
+
+fn process_of(process: &thrift::Process) -> Process {
+    Process {
+        service_name: process.service.to_string(),
+        tags: process.tags.iter().map(key_value).collect(),
+    }
 }
 
 fn span_of(span: &thrift::Span) -> Span {
@@ -290,7 +313,7 @@ struct Span {
     tags: Vec<KeyValue>,
     #[prost(message, repeated, tag = "9")]
     logs: Vec<Log>,
-    /// Stands in for the batch's; never written.
+    /// Stands in for the batch's; written where a span travels by itself.
     #[prost(message, optional, tag = "10")]
     process: Option<Process>,
 }

@@ -140,7 +140,7 @@ impl Serialize for Attributes<'_> {
 }
 
 /// `2026-11-20T11:52:02.123456Z`.
-fn rfc3339(time: Timestamp) -> String {
+pub(super) fn rfc3339(time: Timestamp) -> String {
     let seconds = time.0 / 1_000_000_000;
     let (year, month, day) = civil(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);

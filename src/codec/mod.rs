@@ -6,6 +6,7 @@ pub mod jaeger_json;
 pub mod jaeger_proto;
 pub mod jaeger_strategy;
 pub mod json_span;
+pub mod kafka;
 mod limits;
 pub mod otlp;
 pub mod skywalking;

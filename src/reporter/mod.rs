@@ -23,6 +23,7 @@ mod grpc;
 mod jaeger_grpc;
 mod jaeger_http;
 mod jaeger_udp;
+mod kafka;
 mod log;
 mod otlp;
 mod skywalking;
@@ -153,6 +154,8 @@ reporters! {
     "jaeger_http" => JaegerHttp, jaeger_http;
     /// Thrift over UDP to a Jaeger agent, or to Jaeger's and the OpenTelemetry Collector's UDP receivers.
     "jaeger_udp" => JaegerUdp, jaeger_udp;
+    /// Records in a Kafka topic, as Jaeger's ingesters read them.
+    "kafka" => Kafka, kafka;
     /// One JSON line a span on standard output or standard error.
     "log" => Log, log;
     /// OTLP to an OpenTelemetry Collector, Jaeger, or anything else that speaks it.

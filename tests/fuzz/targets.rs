@@ -18,6 +18,7 @@ use pillion::codec::jaeger;
 use pillion::codec::jaeger_proto;
 use pillion::codec::jaeger_strategy::Answer;
 use pillion::codec::jaeger_strategy::Spelling;
+use pillion::codec::kafka;
 use pillion::codec::otlp;
 use pillion::codec::skywalking;
 use pillion::codec::thrift;
@@ -62,6 +63,7 @@ pub(crate) static TARGETS: &[Target] = &[
     Target { name: "grpc_frames", run: grpc_frames },
     Target { name: "jaeger_post_spans", run: jaeger_post_spans },
     Target { name: "jaeger_strategy", run: jaeger_strategy },
+    Target { name: "kafka_answers", run: kafka_answers },
     Target { name: "otlp_json", run: otlp_json },
     Target { name: "otlp_protobuf", run: otlp_protobuf },
     Target { name: "propagation", run: propagation },
@@ -255,6 +257,16 @@ fn jaeger_post_spans(data: &[u8]) -> bool {
         accepted |= written_and_read_again(spans);
     }
     accepted
+}
+
+/// What a Kafka broker answers, to the question of the number it begins with.
+fn kafka_answers(data: &[u8]) -> bool {
+    let number = data
+        .first_chunk()
+        .map_or(0, |number| i32::from_be_bytes(*number));
+    kafka::metadata_response(data, number).is_ok()
+        | kafka::produce_response(data, number).is_ok()
+        | kafka::sasl_response(data, number).is_ok()
 }
 
 /// What X-Ray answers to a question for rules, or to a report of what they decided.

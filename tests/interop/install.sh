@@ -5,7 +5,7 @@
 # Everything but Debian packages goes into ${PILLION_TEST_TOOLS:-$HOME/.cache/pillion-tools}, where the tests look:
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
 #   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
-#   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize
+#   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize    kafka/*.jar
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -21,7 +21,7 @@ skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kubernetes)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kafka kubernetes)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -157,6 +157,21 @@ install_zipkin() {
     return
   fi
   skip "zipkin: $(grep -m 1 ERROR "$tools/log/zipkin.log" | cut -c 1-200)"
+}
+
+# A Kafka broker, as jars.
+install_kafka() {
+  local dir=$tools/kafka
+  if cmp -s "$here/kafka/pom.xml" "$dir/pom.xml"; then
+    have "kafka ($(sed -n 's/.*<version>\(.*\..*\)<.*/\1/p' "$dir/pom.xml"))"
+  elif ! command -v mvn >/dev/null || ! command -v java >/dev/null; then
+    skip "kafka: no Java or no Maven"
+  elif mkdir -p "$dir" && try kafka nice mvn -q -B -f "$here/kafka/pom.xml" dependency:copy-dependencies \
+    -DoutputDirectory="$dir" && cp "$here/kafka/pom.xml" "$dir/"; then
+    have "kafka"
+  else
+    skip "kafka: $(reason kafka)"
+  fi
 }
 
 # The last agent there was, which the benchmark measures Pillion against.

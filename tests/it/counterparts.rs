@@ -21,6 +21,8 @@ use crate::support::collector::Speaks;
 use crate::support::http;
 use crate::support::jaeger::Jaeger;
 use crate::support::jaeger::Sampling;
+use crate::support::kafka::Ingester;
+use crate::support::kafka::Kafka;
 use crate::support::proxy::Pillion;
 use crate::support::seen::Seen;
 use crate::support::seen::assert_same;
@@ -372,6 +374,50 @@ async fn jaeger_2_shows_the_request_over_every_wire() {
     for wire in wires {
         let expected = exchange(&wire).await;
         let trace = jaeger.wait_for_trace(&expected[0].trace_id, 2, LIMIT).await;
+        assert_same(&expected, &in_jaeger(&trace), MICROS, &wire.to_string());
+    }
+}
+
+/// In either form, compressed or not, in the clear, after user and password, and behind TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jaeger_reads_the_request_from_kafka() {
+    let Some(kafka) = Kafka::start().await else {
+        return;
+    };
+    for (topic, encoding, format, port, more) in [
+        ("plain", "protobuf", "jaeger_proto", kafka.port, json!({})),
+        (
+            "packed",
+            "json",
+            "jaeger_json",
+            kafka.port,
+            json!({ "compression": "gzip" }),
+        ),
+        (
+            "known",
+            "json",
+            "jaeger_json",
+            kafka.sasl,
+            json!({ "sasl_plain": { "user": "user", "password": "secret" } }),
+        ),
+        (
+            "secret",
+            "protobuf",
+            "jaeger_proto",
+            kafka.tls,
+            json!({ "tls": { "ca_file": kafka.ca() } }),
+        ),
+    ] {
+        let Some(ingester) = Ingester::start(&kafka, topic, format).await else {
+            return;
+        };
+        let mut wire = json!({ "brokers": [at(port)], "topic": topic, "encoding": encoding });
+        for (key, value) in more.as_object().unwrap() {
+            wire[key] = value.clone();
+        }
+        let wire = json!({ "kafka": wire });
+        let expected = exchange(&wire).await;
+        let trace = ingester.trace(&expected[0].trace_id, 2).await;
         assert_same(&expected, &in_jaeger(&trace), MICROS, &wire.to_string());
     }
 }

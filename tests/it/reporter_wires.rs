@@ -1,9 +1,15 @@
 //! Each further wire against a scripted collector: where it posts, what arrives, what the book says.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use pillion::reporter::Config;
 use pillion::reporter::Reason;
@@ -12,6 +18,7 @@ use pillion::reporter::Sink;
 use pillion::reporter::Snapshot;
 
 use crate::support::collector::Collector;
+use crate::support::collector::Down;
 use crate::support::collector::Received;
 use crate::support::collector::Reply;
 use crate::support::collector::Speaks;
@@ -258,4 +265,89 @@ async fn a_collector_far_away_gets_ten_thousand_spans_a_second() {
     assert_eq!(far_away(default).await.0, 0);
     let (lost, in_time) = far_away(1).await;
     assert!(lost > 0 || !in_time, "one send after another is enough");
+}
+
+/// A broker after a script: each connection is answered the topic's place, and each batch with the next of these errors.
+async fn broker(errors: Vec<i16>) -> (u16, Arc<Mutex<Vec<i16>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::<Mutex<Vec<i16>>>::default();
+    let (keys, errors) = (
+        Arc::clone(&asked),
+        Arc::new(Mutex::new(VecDeque::from(errors))),
+    );
+    tokio::spawn(async move {
+        while let Ok((mut conn, _)) = listener.accept().await {
+            let (keys, errors) = (Arc::clone(&keys), Arc::clone(&errors));
+            tokio::spawn(async move {
+                while let Ok(length) = conn.read_i32().await {
+                    let mut request = vec![0; length as usize];
+                    conn.read_exact(&mut request).await.unwrap();
+                    let key = i16::from_be_bytes([request[0], request[1]]);
+                    keys.lock().unwrap().push(key);
+                    let mut answer = request[4..8].to_vec();
+                    if key == METADATA {
+                        answer.extend(b"\0\0\0\0\0\0\0\x01\0\0\0\x05\0\x09127.0.0.1");
+                        answer.extend(i32::from(port).to_be_bytes());
+                        answer.extend(
+                            b"\xff\xff\xff\xff\0\0\0\x05\0\0\0\x01\0\0\0\x0cjaeger-spans\0",
+                        );
+                        answer.extend(b"\0\0\0\x01\0\0\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0");
+                    } else {
+                        let error = errors.lock().unwrap().pop_front().unwrap_or(0);
+                        answer.extend(b"\0\0\0\x01\0\x0cjaeger-spans\0\0\0\x01\0\0\0\0");
+                        answer.extend(error.to_be_bytes());
+                        answer.extend([0; 20]);
+                    }
+                    conn.write_i32(answer.len() as i32).await.unwrap();
+                    conn.write_all(&answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (port, asked)
+}
+
+const METADATA: i16 = 3;
+const PRODUCE: i16 = 0;
+
+#[tokio::test]
+async fn kafka_asks_again_where_the_topic_is_and_splits_what_is_too_large() {
+    let (not_leader, too_large, not_allowed) = (6, 10, 29);
+    for (errors, expected, exported, why) in [
+        (vec![], vec![METADATA, PRODUCE], 3, "taken"),
+        (
+            vec![not_leader],
+            vec![METADATA, PRODUCE, METADATA, PRODUCE],
+            3,
+            "moved",
+        ),
+        (
+            vec![too_large],
+            vec![METADATA, PRODUCE, METADATA, PRODUCE, PRODUCE],
+            3,
+            "in halves",
+        ),
+        (vec![not_allowed], vec![METADATA, PRODUCE], 0, "refused"),
+    ] {
+        let (port, asked) = broker(errors).await;
+        let yaml =
+            format!("kafka: {{ brokers: [ '127.0.0.1:{port}' ], retry: {{ initial: 10ms }} }}");
+        let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+        assert_eq!(book.exported, exported, "{why}: {book:?}");
+        assert_eq!(*asked.lock().unwrap(), expected, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn kafka_without_a_broker_costs_what_the_retries_cost() {
+    let down = Down::new();
+    let yaml = format!(
+        "kafka: {{ brokers: [ '{}' ], retry: {{ initial: 10ms, max_elapsed: 100ms }} }}",
+        down.addr
+    );
+    let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+    assert_eq!(book.exported, 0);
+    let error = book.last_error.unwrap();
+    assert!(error.starts_with("connection to 127.0.0.1:"), "{error}");
 }

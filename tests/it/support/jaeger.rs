@@ -393,7 +393,7 @@ fn configuration(ports: &Ports, sampling: &Sampling, dir: &Path) -> Value {
     })
 }
 
-fn find() -> Option<PathBuf> {
+pub(crate) fn find() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("PILLION_TEST_JAEGER") {
         let named = PathBuf::from(named);
         assert!(

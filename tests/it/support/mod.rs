@@ -9,6 +9,7 @@ pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod jaeger;
 pub(crate) mod json_patch;
+pub(crate) mod kafka;
 pub(crate) mod kubernetes;
 pub(crate) mod netns;
 pub(crate) mod otlp;

@@ -33,7 +33,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn start(mut command: Command, dir: TempDir) -> Self {
+    pub(crate) fn start(mut command: Command, dir: TempDir) -> Self {
         let log = File::create(dir.path().join("log")).unwrap();
         let child = command
             .current_dir(dir.path())
@@ -51,7 +51,12 @@ impl Server {
 
     /// Waits until `GET path` on this port answers with 200, or any status where the path is a probe of life only.
     /// Fails with the log when the process ends.
-    async fn wait_for(&mut self, port: u16, path: &str, any: bool) -> Result<(), String> {
+    pub(crate) async fn wait_for(
+        &mut self,
+        port: u16,
+        path: &str,
+        any: bool,
+    ) -> Result<(), String> {
         loop {
             match http::get(port, path).await {
                 Ok(answer) if any || answer.status == 200 => return Ok(()),
@@ -61,14 +66,14 @@ impl Server {
     }
 
     /// Waits until this stands in the log.
-    async fn wait_for_line(&mut self, text: &str) -> Result<(), String> {
+    pub(crate) async fn wait_for_line(&mut self, text: &str) -> Result<(), String> {
         while !self.log().contains(text) {
             self.still_starting().await?;
         }
         Ok(())
     }
 
-    async fn still_starting(&mut self) -> Result<(), String> {
+    pub(crate) async fn still_starting(&mut self) -> Result<(), String> {
         if self.child.try_wait().unwrap().is_some() {
             return Err(self.log());
         }
@@ -78,7 +83,12 @@ impl Server {
         Ok(())
     }
 
-    fn log(&self) -> String {
+    /// What it may write into.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 }
@@ -91,7 +101,7 @@ impl Drop for Server {
 }
 
 /// Another program may take a port between our look and the server's bind: then it is started on others.
-async fn attempts<T>(start: impl AsyncFn() -> Result<T, String>) -> T {
+pub(crate) async fn attempts<T>(start: impl AsyncFn() -> Result<T, String>) -> T {
     const ATTEMPTS: usize = 5;
     for attempt in 1.. {
         match start().await {
@@ -106,7 +116,7 @@ async fn attempts<T>(start: impl AsyncFn() -> Result<T, String>) -> T {
 }
 
 /// Below the range that the system gives out by itself, free at this moment for TCP and UDP, each once in this process.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     loop {
         let port = fastrand::u16(20_000..32_000);
