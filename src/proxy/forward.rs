@@ -53,7 +53,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Serves one request. Every failure becomes an answer. `handover`: the request was begun without the library.
 pub(super) async fn handle(
     conn: Arc<Conn>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     handover: Option<Handover>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     if let Some(handover) = handover {
@@ -72,7 +72,7 @@ pub(super) async fn handle(
         return Ok(traced::turn_away(&conn, &request, &error, start));
     };
     let version = request.version();
-    let (request, mut exchange) = traced::begin(&conn, request, slot, start);
+    let mut exchange = traced::begin(&conn, &mut request, slot, start);
     let result = forward(&conn, request, &mut exchange).await;
     Ok(answered(&conn, version, exchange, result))
 }
@@ -337,6 +337,7 @@ async fn send(
                 tries >= STALE_TRIES,
                 Speaker::Library,
                 opening,
+                Instant::now(),
             )
             .await?;
         exchange.connected(&lease);

@@ -54,16 +54,16 @@ use crate::tracer::http::Operation;
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers.
 pub(super) fn begin<B>(
     conn: &Arc<Conn>,
-    mut request: Request<B>,
+    request: &mut Request<B>,
     slot: RequestSlot,
     start: Instant,
-) -> (Request<B>, Box<Exchange>) {
+) -> Box<Exchange> {
     let kind = forward::kind(&conn.listener.role);
     let carried = match kind {
-        Kind::Client => take_token(conn, &mut request),
+        Kind::Client => take_token(conn, request),
         _ => Carried::Nothing,
     };
-    let mut labels = labels_of(conn, &request);
+    let mut labels = labels_of(conn, request);
     let tracer = conn
         .snapshot
         .tracer
@@ -73,10 +73,10 @@ pub(super) fn begin<B>(
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            let guard = enter(conn, &mut request, None, Shape::NONE, start);
+            let guard = enter(conn, request, None, Shape::NONE, start);
             exchange.guard = Some(guard);
         }
-        return (request, exchange);
+        return exchange;
     };
     let extraction = tracer.propagator.extract(request.headers());
     count_extraction(conn, &extraction);
@@ -96,7 +96,7 @@ pub(super) fn begin<B>(
             tracer.start_server(&extraction, policy, name, start)
         }
         _ => tracer.start_client(
-            &cause_of(conn, &request, &extraction, carried, start),
+            &cause_of(conn, request, &extraction, carried, start),
             name,
             start,
         ),
@@ -110,16 +110,15 @@ pub(super) fn begin<B>(
         shapes.of(request.method(), "", path)
     });
     if span.is_recording() {
-        describe(conn, &mut span, &operation, &request);
+        describe(conn, &mut span, &operation, request);
     } else {
-        span.hold(operation, &request);
+        span.hold(operation, request);
     }
-    let guard =
-        shape.map(|shape| enter(conn, &mut request, Some(span.context.clone()), shape, start));
-    inject(tracer, &span, &mut request);
+    let guard = shape.map(|shape| enter(conn, request, Some(span.context.clone()), shape, start));
+    inject(tracer, &span, request);
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
-    (request, exchange)
+    exchange
 }
 
 /// Puts on a span what is known when the request's head has arrived.
