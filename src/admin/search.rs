@@ -215,7 +215,7 @@ mod tests {
         serve.attributes = vec![
             Attribute::new("http.response.status_code", 503),
             Attribute::new("retried", true),
-            Attribute::new("names", Value::StrList(vec!["a".into(), "b".into()])),
+            Attribute::new("names", Value::StrList(["a".into(), "b".into()].into())),
         ];
         serve.events = vec![Event {
             time: Timestamp(3_000),

@@ -1,10 +1,13 @@
 //! Recent spans in memory, for the page and the query API: capped by bytes and by traces, oldest trace out first.
 //!
 //! The request path only pushes into a bounded lock-free queue. A task on the control runtime moves spans from there
-//! onto the shelf, and so does every reader, so that a reader sees what was reported before it asked. Nothing here
-//! is the way out of a span: what is dropped or evicted here was still offered to every other reporter.
+//! onto the shelf, and so does every reader, so that a reader sees what was reported before it asked. When more comes
+//! than anybody could look at before it makes room again, only a share of the traces is taken, each of them whole.
+//! Nothing here is the way out of a span: what is dropped or evicted here was still offered to every other reporter.
 //!
 //! At every moment `received = held + evicted + dropped + queued` (see [`Stats`]).
+
+mod packed;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -21,21 +24,22 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::store::packed::Packed;
 use crate::model::Attribute;
 use crate::model::Kind;
 use crate::model::Resource;
 use crate::model::Span;
-use crate::model::Status;
 use crate::model::Text;
 use crate::model::Timestamp;
 use crate::model::TraceId;
-use crate::model::Value;
 use crate::reporter::Sink;
 
 /// Spans that wait for the shelf; more than this between two rounds are dropped and counted.
 const QUEUE: usize = 8_192;
 /// How often the shelf is filled when nobody reads.
 const ROUND: Duration = Duration::from_millis(100);
+/// Spans that are taken in a round; of more only a share is.
+const TAKEN: u64 = 1_000;
 /// One trace may take this part of the byte limit, so that a runaway trace cannot push out all others.
 const LARGEST_TRACE: usize = 4;
 /// Span names kept apart per service in the list of operations.
@@ -48,7 +52,10 @@ pub struct Store {
     birth: u64,
     queue: ArrayQueue<Arc<Span>>,
     crowded: Notify,
+    /// The part of all traces that is taken: `u64::MAX` is every one.
+    share: AtomicU64,
     received: AtomicU64,
+    thinned: AtomicU64,
     overflowed: AtomicU64,
     shelf: Mutex<Shelf>,
 }
@@ -77,6 +84,8 @@ pub struct Stats {
     pub evicted_traces: u64,
     /// Spans refused because the queue was full.
     pub dropped_queue_full: u64,
+    /// Spans left out, with their whole traces, because more came than anybody could look at.
+    pub dropped_thinned: u64,
     /// Spans refused because their trace alone takes a quarter of the limit.
     pub dropped_trace_too_large: u64,
 }
@@ -108,20 +117,28 @@ struct Shelf {
     traces: HashMap<TraceId, Entry>,
     /// Oldest first; holds exactly the keys of `traces`.
     order: VecDeque<TraceId>,
-    services: BTreeMap<Text, Service>,
-    /// Spans per resource, by address: the spans keep it alive, its memory counts once.
-    resources: HashMap<usize, usize>,
+    index: Index,
     bytes: usize,
     spans: usize,
     generation: u64,
     evicted_spans: u64,
     evicted_traces: u64,
     too_large: u64,
+    /// Spans are packed here.
+    scratch: Vec<u8>,
+}
+
+/// Whose spans are held.
+#[derive(Debug, Default)]
+struct Index {
+    services: BTreeMap<Text, Service>,
+    /// Spans per resource, by address: the spans keep it alive, its memory counts once.
+    resources: HashMap<usize, usize>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    spans: Vec<Arc<Span>>,
+    spans: Vec<Packed>,
     bytes: usize,
     refused: u64,
 }
@@ -139,32 +156,38 @@ impl Store {
             birth: fastrand::u64(..),
             queue: ArrayQueue::new(QUEUE),
             crowded: Notify::new(),
+            share: AtomicU64::new(u64::MAX),
             received: AtomicU64::new(0),
+            thinned: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
             shelf: Mutex::new(Shelf {
                 max_bytes: max_bytes.max(1),
                 max_traces: max_traces.max(1),
                 traces: HashMap::new(),
                 order: VecDeque::new(),
-                services: BTreeMap::new(),
-                resources: HashMap::new(),
+                index: Index::default(),
                 bytes: 0,
                 spans: 0,
                 generation: 0,
                 evicted_spans: 0,
                 evicted_traces: 0,
                 too_large: 0,
+                scratch: Vec::new(),
             }),
         }
     }
 
     /// Moves reported spans onto the shelf until cancelled. Runs on the control runtime and never waits for a reader.
     pub async fn keep(&self, cancel: CancellationToken) {
+        let mut received = self.received.load(Ordering::Relaxed);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.crowded.notified() => {}
-                () = tokio::time::sleep(ROUND) => {}
+                () = tokio::time::sleep(ROUND) => {
+                    let before = std::mem::replace(&mut received, self.received.load(Ordering::Relaxed));
+                    self.thin_out(received - before);
+                }
             }
             if let Some(mut shelf) = self.shelf.try_lock() {
                 self.settle(&mut shelf);
@@ -178,8 +201,23 @@ impl Store {
         self.settle(&mut shelf);
         for span in spans {
             self.received.fetch_add(1, Ordering::Relaxed);
-            shelf.put(span);
+            shelf.put(&span);
         }
+    }
+
+    /// Sets the share of traces that is taken, after so many spans in a round.
+    fn thin_out(&self, spans: u64) {
+        let share = match spans {
+            0..=TAKEN => u64::MAX,
+            _ => u64::MAX / spans * TAKEN,
+        };
+        self.share.store(share, Ordering::Relaxed);
+    }
+
+    /// True when this trace is among those that are taken: the same for all its spans.
+    fn takes(&self, id: TraceId) -> bool {
+        // Not everybody's ids are random; the factor spreads them.
+        id.low().wrapping_mul(0x9E37_79B9_7F4A_7C15) <= self.share.load(Ordering::Relaxed)
     }
 
     /// What is held and what was let go.
@@ -197,6 +235,7 @@ impl Store {
             evicted_spans: shelf.evicted_spans,
             evicted_traces: shelf.evicted_traces,
             dropped_queue_full: self.overflowed.load(Ordering::Relaxed),
+            dropped_thinned: self.thinned.load(Ordering::Relaxed),
             dropped_trace_too_large: shelf.too_large,
         }
     }
@@ -222,10 +261,12 @@ impl Store {
             if found.len() >= limit {
                 break;
             }
-            if let Some(entry) = shelf.traces.get(id)
-                && matches(&entry.spans)
-            {
-                found.push(entry.read(*id));
+            let Some(entry) = shelf.traces.get(id) else {
+                continue;
+            };
+            let trace = entry.read(*id);
+            if matches(&trace.spans) {
+                found.push(trace);
             }
         }
         found
@@ -235,14 +276,14 @@ impl Store {
     pub fn services(&self) -> Vec<Text> {
         let mut shelf = self.shelf.lock();
         self.settle(&mut shelf);
-        shelf.services.keys().cloned().collect()
+        shelf.index.services.keys().cloned().collect()
     }
 
     /// The operations of one service, sorted; empty when it is unknown.
     pub fn operations(&self, service: &str) -> Vec<Operation> {
         let mut shelf = self.shelf.lock();
         self.settle(&mut shelf);
-        let service = shelf.services.get(service);
+        let service = shelf.index.services.get(service);
         service.map_or_else(Vec::new, |service| {
             service.operations.keys().cloned().collect()
         })
@@ -254,7 +295,7 @@ impl Store {
             let Some(span) = self.queue.pop() else {
                 return;
             };
-            shelf.put(span);
+            shelf.put(&span);
         }
     }
 }
@@ -262,7 +303,9 @@ impl Store {
 impl Sink for Store {
     fn report(&self, span: Arc<Span>) {
         self.received.fetch_add(1, Ordering::Relaxed);
-        if self.queue.push(span).is_err() {
+        if !self.takes(span.context.trace_id) {
+            self.thinned.fetch_add(1, Ordering::Relaxed);
+        } else if self.queue.push(span).is_err() {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
         } else if self.queue.len() == QUEUE / 2 {
             self.crowded.notify_one();
@@ -291,13 +334,20 @@ impl Trace {
 }
 
 impl Shelf {
-    fn put(&mut self, span: Arc<Span>) {
+    fn put(&mut self, span: &Span) {
         let id = span.context.trace_id;
-        let size = span_bytes(&span);
+        let packed = Packed::of(span, &mut self.scratch);
+        let size = packed.size();
         self.generation += 1;
         let entry = self.traces.entry(id).or_insert_with(|| {
             self.order.push_back(id);
-            Entry::default()
+            self.bytes += ENTRY;
+            // Many traces have one span here.
+            let spans = Vec::with_capacity(1);
+            Entry {
+                spans,
+                ..Entry::default()
+            }
         });
         if entry.bytes + size > self.max_bytes / LARGEST_TRACE {
             entry.refused += 1;
@@ -305,14 +355,14 @@ impl Shelf {
             if entry.spans.is_empty() {
                 self.traces.remove(&id);
                 self.order.pop_back();
+                self.bytes -= ENTRY;
             }
             return;
         }
         entry.bytes += size;
-        entry.spans.push(Arc::clone(&span));
-        self.bytes += size;
+        self.bytes += size + self.index.count_in(&packed);
+        entry.spans.push(packed);
         self.spans += 1;
-        self.count_in(&span);
         while self.bytes > self.max_bytes || self.traces.len() > self.max_traces {
             if !self.evict() {
                 return;
@@ -327,22 +377,20 @@ impl Shelf {
         let Some(entry) = self.traces.remove(&id) else {
             return true;
         };
-        self.bytes = self.bytes.saturating_sub(entry.bytes);
+        self.bytes = self.bytes.saturating_sub(entry.bytes + ENTRY);
         self.spans -= entry.spans.len();
         self.evicted_spans += entry.spans.len() as u64;
         self.evicted_traces += 1;
         for span in &entry.spans {
-            self.count_out(span);
+            self.bytes = self.bytes.saturating_sub(self.index.count_out(span));
         }
         true
     }
+}
 
-    fn count_in(&mut self, span: &Span) {
-        let users = self.resources.entry(address(&span.resource)).or_default();
-        *users += 1;
-        if *users == 1 {
-            self.bytes += resource_bytes(&span.resource);
-        }
+impl Index {
+    /// Answers the bytes that are held with the span beside its own.
+    fn count_in(&mut self, span: &Packed) -> usize {
         let service = self
             .services
             .entry(span.resource.service.clone())
@@ -354,19 +402,27 @@ impl Shelf {
         } else if service.operations.len() < MAX_OPERATIONS {
             service.operations.insert(operation, 1);
         }
+        let users = self.resources.entry(address(&span.resource)).or_default();
+        *users += 1;
+        match *users {
+            1 => resource_bytes(&span.resource),
+            _ => 0,
+        }
     }
 
-    fn count_out(&mut self, span: &Span) {
-        let resource = address(&span.resource);
-        if let Some(users) = self.resources.get_mut(&resource) {
+    /// Answers the bytes that go with the span beside its own.
+    fn count_out(&mut self, span: &Packed) -> usize {
+        let address = address(&span.resource);
+        let mut bytes = 0;
+        if let Some(users) = self.resources.get_mut(&address) {
             *users -= 1;
             if *users == 0 {
-                self.resources.remove(&resource);
-                self.bytes = self.bytes.saturating_sub(resource_bytes(&span.resource));
+                self.resources.remove(&address);
+                bytes = resource_bytes(&span.resource);
             }
         }
         let Some(service) = self.services.get_mut(&span.resource.service) else {
-            return;
+            return bytes;
         };
         service.spans -= 1;
         let operation = Operation::of(span);
@@ -379,6 +435,7 @@ impl Shelf {
         if service.spans == 0 {
             self.services.remove(&span.resource.service);
         }
+        bytes
     }
 }
 
@@ -389,8 +446,9 @@ impl Entry {
         let mut spans: Vec<_> = self
             .spans
             .iter()
+            .filter_map(Packed::span)
             .filter(|span| seen.insert((span.context.span_id, span.kind.name(), span.start.0)))
-            .cloned()
+            .map(Arc::new)
             .collect();
         spans.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));
         Trace {
@@ -402,7 +460,7 @@ impl Entry {
 }
 
 impl Operation {
-    fn of(span: &Span) -> Self {
+    fn of(span: &Packed) -> Self {
         Self {
             name: span.name.clone(),
             kind: Kind::name(span.kind),
@@ -414,56 +472,20 @@ fn address(resource: &Arc<Resource>) -> usize {
     Arc::as_ptr(resource) as usize
 }
 
-/// What a span takes in memory, roughly and never too little: its struct, its lists, its long texts.
-fn span_bytes(span: &Span) -> usize {
-    let mut bytes = size_of::<Span>() + 64;
-    bytes += text_bytes(&span.name) + attributes_bytes(&span.attributes);
-    bytes += span.context.trace_state.as_str().len();
-    for item in span.context.baggage.items() {
-        bytes += 3 * size_of::<Text>() + item.key.len() + item.value.len() + item.properties.len();
-    }
-    for event in &span.events {
-        bytes += 64 + text_bytes(&event.name) + attributes_bytes(&event.attributes);
-    }
-    for link in &span.links {
-        bytes += 64 + attributes_bytes(&link.attributes);
-    }
-    if let Status::Error(message) = &span.status {
-        bytes += text_bytes(message);
-    }
-    bytes
-}
-
 fn resource_bytes(resource: &Resource) -> usize {
-    size_of::<Resource>() + text_bytes(&resource.service) + attributes_bytes(&resource.attributes)
+    size_of::<Resource>() + resource.service.len() + attributes_bytes(&resource.attributes)
 }
 
-fn attributes_bytes(attributes: &Vec<Attribute>) -> usize {
-    let heap: usize = attributes
-        .iter()
-        .map(|attribute| {
-            text_bytes(&attribute.key)
-                + match &attribute.value {
-                    Value::Str(text) => text_bytes(text),
-                    Value::Bytes(bytes) => bytes.len(),
-                    Value::StrList(list) => list
-                        .iter()
-                        .map(|text| size_of::<Text>() + text_bytes(text))
-                        .sum(),
-                    Value::Bool(_) | Value::I64(_) | Value::F64(_) => 0,
-                }
-        })
-        .sum();
-    attributes.capacity() * size_of::<Attribute>() + heap
+fn attributes_bytes(attributes: &[Attribute]) -> usize {
+    let one = |attribute: &Attribute| {
+        let value = attribute.value.as_str().map_or(0, str::len);
+        size_of::<Attribute>() + attribute.key.len() + value
+    };
+    attributes.iter().map(one).sum()
 }
 
-fn text_bytes(text: &Text) -> usize {
-    if text.is_heap_allocated() {
-        text.len() + 16
-    } else {
-        0
-    }
-}
+/// What a trace takes beside its spans: its places in the map and in the order.
+const ENTRY: usize = 2 * (size_of::<TraceId>() + size_of::<Entry>());
 
 #[cfg(test)]
 pub(in crate::admin) mod tests;

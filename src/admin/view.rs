@@ -15,9 +15,9 @@ pub struct Config {
     ///
     /// Unit: boolean. Default: `true`. Reload: restart.
     pub enabled: bool,
-    /// Memory for recent spans; the oldest traces make room.
+    /// Memory for recent spans; the oldest traces make room. A span of a request takes about 750 bytes.
     ///
-    /// Unit: size (`"32MiB"`). Default: `32MiB`. Reload: restart.
+    /// Unit: size (`"32MiB"`). Default: `2MiB`. Reload: restart.
     pub max_bytes: ByteSize,
     /// Number of traces kept; the oldest make room.
     ///
@@ -33,7 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             enabled: true,
-            max_bytes: ByteSize(32 << 20),
+            max_bytes: ByteSize(2 << 20),
             max_traces: 10_000,
             otlp: true,
         }

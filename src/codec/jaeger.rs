@@ -6,6 +6,8 @@ mod received;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::codec::otlp::SCOPE_NAME;
 use crate::codec::otlp::SCOPE_VERSION;
 use crate::codec::thrift::Log;
@@ -144,7 +146,7 @@ fn tag(attribute: &Attribute) -> Tag {
         Value::Bool(value) => TagValue::Bool(*value),
         Value::I64(number) => TagValue::Long(*number),
         Value::F64(number) => TagValue::Double(*number),
-        Value::Bytes(bytes) => TagValue::Binary(bytes.clone()),
+        Value::Bytes(bytes) => TagValue::Binary(Bytes::copy_from_slice(bytes)),
         // Jaeger has no lists: their JSON text stands in.
         Value::StrList(texts) => {
             TagValue::Str(serde_json::to_string(texts).unwrap_or_default().into())

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::model::Attribute;
 use crate::model::Baggage;
 use crate::model::Carried;
@@ -51,10 +49,10 @@ pub(crate) fn full_span() -> Span {
             Attribute::new("yes", true),
             Attribute::new("no", false),
             Attribute::new("empty", ""),
-            Attribute::new("bytes", Value::Bytes(Bytes::from_static(&[0, 255, 1]))),
+            Attribute::new("bytes", Value::Bytes([0, 255, 1].into())),
             Attribute::new(
                 "list",
-                Value::StrList(vec!["a".into(), "b".into(), "".into()]),
+                Value::StrList(["a".into(), "b".into(), "".into()].into()),
             ),
         ],
         events: vec![Event {

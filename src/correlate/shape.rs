@@ -6,8 +6,8 @@
 use std::hash::BuildHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
-use std::hash::RandomState;
 
+use foldhash::quality::RandomState;
 use http::Method;
 
 /// Most bytes of a path that are looked at.

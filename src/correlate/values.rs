@@ -230,8 +230,19 @@ fn bit(hash: u64) -> u64 {
 
 /// Bytes that identifiers consist of; every other byte ends one. Percent-encoding is left as it is.
 fn is_part(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'%')
+    PART[usize::from(byte)]
 }
+
+const PART: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let is_other = matches!(byte, b'-' | b'_' | b'.' | b'~' | b'%');
+        table[byte as usize] = byte.is_ascii_alphanumeric() || is_other;
+        byte += 1;
+    }
+    table
+};
 
 /// True for what could not be there by accident: digits enough, and as many bits as its alphabet and length allow.
 fn is_identifier(token: &[u8]) -> bool {

@@ -70,10 +70,10 @@ pub enum Value {
     I64(i64),
     /// 64-bit float.
     F64(f64),
-    /// Raw bytes.
-    Bytes(bytes::Bytes),
+    /// Raw bytes. Like the list, without room to grow: a value is no larger than a text, and spans have many.
+    Bytes(Box<[u8]>),
     /// List of texts (captured headers).
-    StrList(Vec<Text>),
+    StrList(Box<[Text]>),
 }
 
 /// A named value on a span, event, link or resource. Keys are unique within their owner.
@@ -180,6 +180,7 @@ impl Span {
 
 impl Attribute {
     /// An attribute under a static key: no allocation for the key.
+    #[inline]
     pub fn new(key: &'static str, value: impl Into<Value>) -> Self {
         Self {
             key: Text::new_static(key),

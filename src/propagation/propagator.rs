@@ -51,8 +51,8 @@ pub struct Propagator {
     writes: Vec<&'static HeaderName>,
     /// What readers of the written formats would read, and nobody writes.
     stale: Vec<&'static HeaderName>,
-    /// First letters of the header names that any configured format reads: one look rules out most headers.
-    letters: [bool; 128],
+    /// How the header names begin that any configured format reads: one look rules out most headers.
+    beginnings: [bool; 1024],
     caller: Caller,
     names_endpoint: bool,
 }
@@ -74,7 +74,7 @@ impl Propagator {
                 stale.push(name);
             }
         }
-        let letters = first_letters(&all);
+        let beginnings = beginnings(&all);
         Self {
             names_endpoint: inject.iter().any(|format| format.names_endpoint()),
             is_split: is_split(&extract),
@@ -83,7 +83,7 @@ impl Propagator {
             all,
             writes,
             stale,
-            letters,
+            beginnings,
             caller: Caller::default(),
         }
     }
@@ -194,13 +194,7 @@ impl Propagator {
     fn present(&self, formats: &[&'static dyn Format], headers: &HeaderMap) -> u32 {
         let mut present = 0;
         for name in headers.keys() {
-            let first = name
-                .as_str()
-                .as_bytes()
-                .first()
-                .copied()
-                .unwrap_or_default();
-            if !self.letters[usize::from(first & 127)] {
+            if !self.beginnings[beginning(name.as_str())] {
                 continue;
             }
             for (index, format) in formats.iter().enumerate() {
@@ -324,14 +318,21 @@ fn is_split(formats: &[&'static dyn Format]) -> bool {
     })
 }
 
-fn first_letters(formats: &[&'static dyn Format]) -> [bool; 128] {
-    let mut letters = [false; 128];
+fn beginnings(formats: &[&'static dyn Format]) -> [bool; 1024] {
+    let mut known = [false; 1024];
     for format in formats {
         let names = format.reads().iter().map(|name| name.as_str());
         for name in names.chain(format.prefixes().iter().copied()) {
-            let first = name.as_bytes().first().copied().unwrap_or_default();
-            letters[usize::from(first & 127)] = true;
+            known[beginning(name)] = true;
         }
     }
-    letters
+    known
+}
+
+/// The first two letters of a name; prefixes have more.
+fn beginning(name: &str) -> usize {
+    match name.as_bytes() {
+        [one, two, ..] => usize::from(one & 31) << 5 | usize::from(two & 31),
+        _ => 0,
+    }
 }

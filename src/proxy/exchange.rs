@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     is_tunnel: bool,
     times: Times,
     outcome: Outcome,
+    /// When it was over; otherwise that is when this is dropped.
+    end: Option<Instant>,
     _active: ActiveGuard,
     _slot: RequestSlot,
 }
@@ -102,6 +104,7 @@ impl Exchange {
             is_tunnel: false,
             times: Times::default(),
             outcome: Outcome::Open,
+            end: None,
             _active: active,
             _slot: slot,
         })
@@ -211,6 +214,15 @@ impl Exchange {
     pub(super) fn complete(&mut self) {
         if self.outcome == Outcome::Open {
             self.outcome = Outcome::Complete;
+        }
+    }
+
+    /// The response has passed whole, now; the connection that it came on can carry another one.
+    pub(super) fn complete_on(&mut self, lease: Option<Lease>, now: Instant) {
+        self.complete();
+        self.end = Some(now);
+        if let Some(lease) = lease {
+            self.give_back(lease, now);
         }
     }
 
@@ -343,23 +355,20 @@ impl Exchange {
         self.kind == Kind::Server && kernel.is_some_and(|kernel| lease.peer.since < kernel.since)
     }
 
-    fn return_lease(&mut self) {
-        let Some(lease) = self.lease.take() else {
-            return;
-        };
+    fn give_back(&self, lease: Lease, now: Instant) {
         let request_over = self
             .request
             .as_ref()
             .is_none_or(|progress| progress.ended());
         if self.outcome == Outcome::Complete && request_over && !self.is_unseen(&lease) {
-            lease.give_back();
+            lease.give_back(now);
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let end = Instant::now();
+        let end = self.end.unwrap_or_else(Instant::now);
         if let Some(guard) = &mut self.guard {
             guard.ended_at(end);
         }
@@ -367,7 +376,9 @@ impl Drop for Exchange {
         if self.outcome == Outcome::Open && self.conn.phase.why_cut() == Some(Cut::Stalled) {
             self.stalled();
         }
-        self.return_lease();
+        if let Some(lease) = self.lease.take() {
+            self.give_back(lease, end);
+        }
         if self.outcome == Outcome::Open && self.labels.error.is_none() {
             self.labels.error = Some(ErrorType::Canceled);
         }
@@ -376,10 +387,7 @@ impl Drop for Exchange {
         self.conn.worker.requests.record(&self.labels, duration);
         if let (Some(sent), Some(first_byte)) = (self.times.sent, self.times.first_byte) {
             // What is left when the upstream's own time is taken away: up to the hand-over of the request head.
-            let waited = first_byte.saturating_duration_since(sent);
-            let added = first_byte
-                .saturating_duration_since(self.start)
-                .saturating_sub(waited);
+            let added = sent.min(first_byte).saturating_duration_since(self.start);
             self.conn.metrics().traffic.added.record(added);
         }
     }

@@ -53,7 +53,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Serves one request. Every failure becomes an answer. `handover`: the request was begun without the library.
 pub(super) async fn handle(
     conn: Arc<Conn>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     handover: Option<Handover>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     if let Some(handover) = handover {
@@ -73,7 +73,7 @@ pub(super) async fn handle(
     };
     let version = request.version();
     let paced = conn.paced().await;
-    let (request, mut exchange) = traced::begin(&conn, request, slot, paced, start);
+    let mut exchange = traced::begin(&conn, &mut request, slot, paced, start);
     let result = forward(&conn, request, &mut exchange).await;
     Ok(answered(&conn, version, exchange, result))
 }
@@ -338,6 +338,7 @@ async fn send(
                 tries >= STALE_TRIES,
                 Speaker::Library,
                 opening,
+                Instant::now(),
             )
             .await?;
         exchange.connected(&lease);

@@ -99,9 +99,9 @@ impl<IO> Patience<Rewind<IO>> {
 }
 
 impl<IO> Patience<IO> {
-    /// An exchange was served: whatever wait comes next begins anew.
-    pub(super) fn was_busy(&mut self) {
-        self.seen = Doing::Busy;
+    /// An exchange was served until `now`: whatever wait comes next begins anew.
+    pub(super) fn was_busy(&mut self, now: Instant) {
+        (self.seen, self.since) = (Doing::Idle, now);
     }
 
     /// Ready once `deadline` has passed, by the connection's one timer: for waits in which its own limits do not count.

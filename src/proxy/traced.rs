@@ -60,17 +60,17 @@ use crate::tracer::http::Operation;
 /// the request that caused it, by the gate before the program.
 pub(super) fn begin<B>(
     conn: &Arc<Conn>,
-    mut request: Request<B>,
+    request: &mut Request<B>,
     slot: RequestSlot,
     paced: Option<Verdict>,
     start: Instant,
-) -> (Request<B>, Box<Exchange>) {
+) -> Box<Exchange> {
     let kind = forward::kind(&conn.listener.role);
     let carried = match kind {
-        Kind::Client => take_token(conn, &mut request),
+        Kind::Client => take_token(conn, request),
         _ => Carried::Nothing,
     };
-    let mut labels = labels_of(conn, &request);
+    let mut labels = labels_of(conn, request);
     let tracer = conn
         .snapshot
         .tracer
@@ -80,10 +80,10 @@ pub(super) fn begin<B>(
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            let guard = enter(conn, &mut request, None, Shape::NONE, start);
+            let guard = enter(conn, request, None, Shape::NONE, start);
             exchange.guard = Some(guard);
         }
-        return (request, exchange);
+        return exchange;
     };
     let extraction = tracer.propagator.extract(request.headers());
     count_extraction(conn, &extraction);
@@ -99,17 +99,11 @@ pub(super) fn begin<B>(
             if matches!(policy, Policy::Restart | Policy::Ignore) {
                 tracer.propagator.forget(request.headers_mut());
             }
-            tracer.start_server(&extraction, policy, opening(&operation, &request), start)
+            tracer.start_server(&extraction, policy, opening(&operation, request), start)
         }
         _ => tracer.start_client(
-            &cause_of(
-                conn,
-                &request,
-                &extraction,
-                (carried, paced.as_ref()),
-                start,
-            ),
-            opening(&operation, &request),
+            &cause_of(conn, request, &extraction, (carried, paced.as_ref()), start),
+            opening(&operation, request),
             start,
         ),
     };
@@ -122,20 +116,19 @@ pub(super) fn begin<B>(
         shapes.of(request.method(), "", path)
     });
     if span.is_recording() {
-        describe(conn, &mut span, &operation, &request);
+        describe(conn, &mut span, &operation, request);
     } else {
-        span.hold(operation, &request);
+        span.hold(operation, request);
     }
-    let guard =
-        shape.map(|shape| enter(conn, &mut request, Some(span.context.clone()), shape, start));
-    inject(tracer, &span, &mut request);
+    let guard = shape.map(|shape| enter(conn, request, Some(span.context.clone()), shape, start));
+    inject(tracer, &span, request);
     let is_recording = span.is_recording();
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
     if let Some(pacer) = &conn.worker.shared.pacer {
-        pace(conn, pacer, &request, is_recording, &mut exchange, paced);
+        pace(conn, pacer, request, is_recording, &mut exchange, paced);
     }
-    (request, exchange)
+    exchange
 }
 
 fn opening<'a, B>(operation: &Operation, request: &'a Request<B>) -> Opening<'a> {

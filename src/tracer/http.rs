@@ -250,7 +250,7 @@ impl Conventions {
             span.set("pillion.tls.server_name", self.cut(name));
         }
         if !passed.alpn.is_empty() {
-            span.set("pillion.tls.alpn", Value::StrList(passed.alpn.to_vec()));
+            span.set("pillion.tls.alpn", Value::StrList(passed.alpn.into()));
         }
         span.extend(&self.constants);
     }
@@ -370,7 +370,7 @@ impl Conventions {
                 .map(|value| self.cut(&String::from_utf8_lossy(value.as_bytes())))
                 .collect();
             if !values.is_empty() {
-                span.set_text(key.clone(), Value::StrList(values));
+                span.set_text(key.clone(), Value::StrList(values.into()));
             }
         }
     }

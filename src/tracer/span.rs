@@ -47,11 +47,28 @@ struct Recording {
     status: Status,
 }
 
+/// Attributes for which there is room from the beginning: nearly every span has fewer, and the C library hands out a
+/// kilobyte by a shorter way than more.
+const ROOM: usize = 1024 / size_of::<Attribute>();
+
 impl Recording {
     fn boxed() -> Box<Self> {
-        let mut recording = Box::new(Self::default());
-        recording.attributes.reserve(24);
-        recording
+        Box::new(Self {
+            attributes: Vec::with_capacity(ROOM),
+            ..Self::default()
+        })
+    }
+
+    /// Appends an attribute whose key is of this kind, or replaces the one with the same key.
+    fn put(&mut self, kind: u32, attribute: Attribute) {
+        if !self.keys.mark(kind) {
+            let mut known = self.attributes.iter_mut();
+            if let Some(known) = known.find(|known| known.key == attribute.key) {
+                known.value = attribute.value;
+                return;
+            }
+        }
+        self.attributes.push(attribute);
     }
 }
 
@@ -63,13 +80,24 @@ struct KeySet([u64; 4]);
 impl KeySet {
     /// Adds a key. True: it is new for certain; false: it, or another of its kind, was there.
     fn add(&mut self, key: &str) -> bool {
+        self.mark(Self::kind(key))
+    }
+
+    /// The kind of a key: the compiler's work where the key is written out.
+    #[inline(always)]
+    fn kind(key: &str) -> u32 {
         let bytes = key.as_bytes();
         let at = |index: usize| bytes.get(index).map_or(0, |byte| u32::from(*byte));
         // Told apart by their ends, a byte inside and their lengths; the factor spreads ours best.
-        let mixed = (at(bytes.len().wrapping_sub(1)) | at(bytes.len() / 3) << 8)
+        let mixed: u32 = (at(bytes.len().wrapping_sub(1)) | at(bytes.len() / 3) << 8)
             .wrapping_add((bytes.len() as u32) << 16)
             .wrapping_mul(0x85EB_CA6B);
-        let (word, bit) = ((mixed >> 30) as usize, 1 << (mixed >> 24 & 63));
+        mixed >> 24
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, kind: u32) -> bool {
+        let (word, bit) = ((kind >> 6 & 3) as usize, 1 << (kind & 63));
         let is_new = self.0[word] & bit == 0;
         self.0[word] |= bit;
         is_new
@@ -144,26 +172,18 @@ impl ActiveSpan {
     }
 
     /// Sets an attribute; a second value under the same key replaces the first.
+    #[inline(always)]
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.set_text(Text::new_static(key), value.into());
+        if let Some(recording) = &mut self.recording {
+            let attribute = Attribute::new(key, value);
+            recording.put(KeySet::kind(key), attribute);
+        }
     }
 
     /// Sets an attribute whose key is not static.
     pub fn set_text(&mut self, key: Text, value: Value) {
-        let Some(recording) = &mut self.recording else {
-            return;
-        };
-        if recording.keys.add(&key) {
-            recording.attributes.push(Attribute { key, value });
-            return;
-        }
-        match recording
-            .attributes
-            .iter_mut()
-            .find(|attribute| attribute.key == key)
-        {
-            Some(attribute) => attribute.value = value,
-            None => recording.attributes.push(Attribute { key, value }),
+        if let Some(recording) = &mut self.recording {
+            recording.put(KeySet::kind(&key), Attribute { key, value });
         }
     }
 

@@ -190,7 +190,6 @@ fn written_and_read_again(spans: Vec<Span>) -> bool {
     let spans: Vec<_> = spans.into_iter().map(Arc::new).collect();
     let mut bytes = BytesMut::new();
     otlp::encode(&spans, &mut bytes);
-    assert_eq!(otlp::encoded_len(&spans), bytes.len());
     let again = otlp::decode(&bytes, Limits::default()).expect("own spans are readable");
     assert_eq!(again.spans.len(), spans.len());
     !spans.is_empty()

@@ -63,7 +63,7 @@ fn apache_thrift_reads_what_we_write() {
         Attribute::new("bool", true),
         Attribute::new("text", "ünïcode"),
         // The generated reader takes bytes for text, so these are both.
-        Attribute::new("bytes", Value::Bytes(b"abc"[..].to_vec().into())),
+        Attribute::new("bytes", Value::Bytes(b"abc"[..].into())),
     ]);
     // More than fourteen list entries take the long form of compact lists.
     let mut batch = vec![Arc::new(span)];

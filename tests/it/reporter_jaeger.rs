@@ -215,7 +215,7 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
         Attribute::new("flag", true),
         Attribute::new(
             "http.request.header.x-a",
-            Value::StrList(vec!["1".into(), "2".into()]),
+            Value::StrList(["1".into(), "2".into()].into()),
         ),
     ];
     server.events = vec![Event {

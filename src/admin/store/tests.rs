@@ -5,6 +5,7 @@ use crate::model::Baggage;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::SpanId;
+use crate::model::Status;
 use crate::model::TraceState;
 
 pub(in crate::admin) fn span(trace: u64, id: u64, service: &Arc<Resource>, name: &str) -> Span {
@@ -95,7 +96,8 @@ fn memory_stays_below_the_limit_and_returns_to_zero() {
         (0, 0),
         "every byte counted in is counted out"
     );
-    assert!(shelf.services.is_empty() && shelf.resources.is_empty() && shelf.traces.is_empty());
+    let index = &shelf.index;
+    assert!(index.services.is_empty() && index.resources.is_empty() && shelf.traces.is_empty());
 }
 
 #[test]
@@ -136,6 +138,32 @@ fn every_span_received_is_held_evicted_or_dropped() {
         + stats.dropped_queue_full
         + stats.dropped_trace_too_large;
     assert_eq!(stats.received, accounted);
+}
+
+#[test]
+fn beyond_what_can_be_looked_at_a_share_of_the_traces_is_taken_whole() {
+    let store = Store::new(64 << 20, 1_000_000);
+    let a = resource("a");
+    let n_traces = 2_000;
+    let all = |store: &Store| {
+        for trace in 1..=n_traces {
+            store.report(Arc::new(span(trace, 1, &a, "GET")));
+            store.report(Arc::new(span(trace, 2, &a, "GET")));
+        }
+        store.stats()
+    };
+    store.thin_out(TAKEN);
+    assert_eq!(all(&store).dropped_thinned, 0);
+    store.thin_out(4 * TAKEN);
+    let stats = all(&store);
+    let taken = stats.spans as u64 - 2 * n_traces;
+    assert!((n_traces / 3..n_traces * 2 / 3).contains(&taken), "{taken}");
+    assert_eq!(stats.dropped_thinned, 2 * n_traces - taken);
+    for trace in store.find(usize::MAX, |_| true) {
+        assert_eq!(trace.spans.len(), 2, "no trace is taken in part");
+    }
+    store.thin_out(0);
+    assert_eq!(all(&store).dropped_thinned, stats.dropped_thinned);
 }
 
 #[test]

@@ -34,7 +34,7 @@ const page = {
   },
   held(held) {
     const element = document.getElementById('held');
-    const lost = held.droppedQueueFull + held.droppedTraceTooLarge;
+    const lost = held.droppedQueueFull + held.droppedThinned + held.droppedTraceTooLarge;
     element.textContent = `${count(held.traces)} traces · ${bytes(held.bytes)} of ${bytes(held.maxBytes)}`;
     element.title = `${count(held.spans)} spans held; ${count(held.evictedTraces)} older traces made room; `
       + `${count(lost)} spans not kept`;

@@ -264,7 +264,7 @@ fn attribute(tag: Tag) -> Attribute {
         TagValue::Double(number) => Value::F64(number),
         TagValue::Bool(value) => Value::Bool(value),
         TagValue::Long(number) => Value::I64(number),
-        TagValue::Binary(bytes) => Value::Bytes(bytes),
+        TagValue::Binary(bytes) => Value::Bytes(bytes[..].into()),
     };
     Attribute {
         key: tag.key,

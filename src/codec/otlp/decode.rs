@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::codec::limits::Budget;
 use crate::codec::limits::DecodeError;
 use crate::codec::limits::Decoded;
@@ -147,6 +145,12 @@ fn with_scope(
         scope: scope.clone(),
         ..Resource::clone(resource)
     }))
+}
+
+/// Reads a span that [`encode_span`](super::encode_span) wrote; `None`: no such bytes. What OTLP has no word for is as
+/// received spans have it.
+pub fn decode_span(bytes: &[u8], resource: &Arc<Resource>) -> Option<Span> {
+    span(bytes, resource, &mut Budget::new(Limits::default())).ok()?
 }
 
 /// `Ok(None)`: the ids are not valid.
@@ -339,7 +343,7 @@ fn any_value(bytes: &[u8], budget: &mut Budget) -> Result<Option<Value>, DecodeE
             (4, Field::Fixed64(bits)) => Some(Value::F64(f64::from_bits(bits))),
             (5, Field::Delimited(bytes)) => Some(array(bytes, budget)?),
             (6, Field::Delimited(_)) => Some(Value::Str(json_value(number, field, budget, 0)?)),
-            (7, Field::Delimited(bytes)) => Some(Value::Bytes(Bytes::copy_from_slice(bytes))),
+            (7, Field::Delimited(bytes)) => Some(Value::Bytes(bytes.into())),
             _ => continue,
         };
     }
@@ -365,7 +369,7 @@ fn array(bytes: &[u8], budget: &mut Budget) -> Result<Value, DecodeError> {
             }
         }
     }
-    Ok(Value::StrList(texts))
+    Ok(Value::StrList(texts.into()))
 }
 
 const MAX_DEPTH: usize = 16;

@@ -1,7 +1,8 @@
-//! Spans straight to the bytes of an `ExportTraceServiceRequest`: sizes first, then one pass into one buffer.
+//! Spans straight to the bytes of an `ExportTraceServiceRequest`.
 //!
-//! No intermediate tree: a nested message's length stands before its content, so each part has a `*_len` twin that
-//! computes exactly what its writer writes; debug builds assert it.
+//! A nested message's length stands before its content. What is short, which is nearly everything, is written behind
+//! one byte that gets its length afterwards; the two outer messages, which hold all spans of a resource, are put in
+//! front of their content when that is complete. No intermediate tree, nothing is measured before it is written.
 
 use std::sync::Arc;
 
@@ -15,15 +16,13 @@ use crate::codec::otlp::wire::Wire;
 use crate::codec::otlp::wire::delimited_len;
 use crate::codec::otlp::wire::put_bytes;
 use crate::codec::otlp::wire::put_header;
+use crate::codec::otlp::wire::put_long;
+use crate::codec::otlp::wire::put_nested;
 use crate::codec::otlp::wire::put_tag;
 use crate::codec::otlp::wire::put_text;
 use crate::codec::otlp::wire::put_varint;
-use crate::codec::otlp::wire::text_len;
-use crate::codec::otlp::wire::varint_len;
 use crate::model::Attribute;
-use crate::model::Event;
 use crate::model::Kind;
-use crate::model::Link;
 use crate::model::Resource;
 use crate::model::Span;
 use crate::model::Status;
@@ -39,7 +38,27 @@ pub fn encode(spans: &[Arc<Span>], out: &mut BytesMut) {
 
 /// Like [`encode`], unless it would append more than `most` bytes: then nothing is written. True: written.
 pub fn encode_within(spans: &[Arc<Span>], most: usize, out: &mut BytesMut) -> bool {
-    let groups = group(spans);
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut len = 0;
+    for span in spans {
+        let same = |group: &Group<'_>| {
+            Arc::ptr_eq(group.resource, &span.resource) || group.resource == &span.resource
+        };
+        // Backwards: neighbours in a batch mostly share their resource.
+        let at = groups.iter().rposition(same).unwrap_or_else(|| {
+            groups.push(Group::new(&span.resource));
+            groups.len() - 1
+        });
+        let Some(group) = groups.get_mut(at) else {
+            continue;
+        };
+        let before = group.spans.len();
+        put_long(&mut group.spans, 2, |out| encode_span(out, span));
+        len += group.spans.len() - before;
+        if len > most {
+            return false;
+        }
+    }
     let len = groups.iter().map(Group::len).sum();
     if len > most {
         return false;
@@ -51,47 +70,29 @@ pub fn encode_within(spans: &[Arc<Span>], most: usize, out: &mut BytesMut) -> bo
     true
 }
 
-/// Bytes that [`encode`] would append for these spans.
-pub fn encoded_len(spans: &[Arc<Span>]) -> usize {
-    group(spans).iter().map(Group::len).sum()
-}
-
+/// The spans of one resource.
 struct Group<'a> {
+    /// The resource, written.
+    head: Vec<u8>,
     resource: &'a Arc<Resource>,
-    /// Each span with its encoded length, so that lengths are computed once.
-    spans: Vec<(&'a Span, usize)>,
+    /// Its scope and its spans, written.
+    spans: Vec<u8>,
 }
 
-fn group(spans: &[Arc<Span>]) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    for span in spans {
-        let same = |group: &&mut Group<'_>| {
-            Arc::ptr_eq(group.resource, &span.resource) || group.resource == &span.resource
-        };
-        // Backwards: neighbours in a batch mostly share their resource.
-        match groups.iter_mut().rev().find(same) {
-            Some(group) => group.spans.push((span, span_len(span))),
-            None => groups.push(Group {
-                resource: &span.resource,
-                spans: vec![(span, span_len(span))],
-            }),
+impl<'a> Group<'a> {
+    fn new(resource: &'a Arc<Resource>) -> Self {
+        let (mut head, mut spans) = (Vec::new(), Vec::new());
+        put_nested(&mut head, 1, |out| put_resource(out, resource));
+        put_nested(&mut spans, 1, |out| put_scope(out, resource));
+        Self {
+            head,
+            resource,
+            spans,
         }
-    }
-    groups
-}
-
-impl Group<'_> {
-    fn scope_spans_len(&self) -> usize {
-        let spans: usize = self
-            .spans
-            .iter()
-            .map(|(_, len)| delimited_len(2, *len))
-            .sum();
-        delimited_len(1, scope_len(self.resource)) + spans
     }
 
     fn resource_spans_len(&self) -> usize {
-        delimited_len(1, resource_len(self.resource)) + delimited_len(2, self.scope_spans_len())
+        self.head.len() + delimited_len(2, self.spans.len())
     }
 
     fn len(&self) -> usize {
@@ -100,34 +101,13 @@ impl Group<'_> {
 
     fn put(&self, out: &mut BytesMut) {
         put_header(out, 1, self.resource_spans_len());
-        put_header(out, 1, resource_len(self.resource));
-        put_resource(out, self.resource);
-        put_header(out, 2, self.scope_spans_len());
-        put_header(out, 1, scope_len(self.resource));
-        put_scope(out, self.resource);
-        for (span, len) in &self.spans {
-            put_header(out, 2, *len);
-            let before = out.len();
-            put_span(out, span);
-            debug_assert_eq!(out.len() - before, *len, "span_len agrees with put_span");
-        }
+        out.put_slice(&self.head);
+        put_header(out, 2, self.spans.len());
+        out.put_slice(&self.spans);
     }
 }
 
-const SCOPE_LEN: usize = text_len(1, SCOPE_NAME.len()) + text_len(2, SCOPE_VERSION.len());
-
-fn scope_len(resource: &Resource) -> usize {
-    match &resource.scope {
-        None => SCOPE_LEN,
-        Some(scope) => {
-            text_len(1, scope.name.len())
-                + text_len(2, scope.version.len())
-                + attributes_len(3, &scope.attributes)
-        }
-    }
-}
-
-fn put_scope(out: &mut BytesMut, resource: &Resource) {
+fn put_scope(out: &mut Vec<u8>, resource: &Resource) {
     match &resource.scope {
         None => {
             put_text(out, 1, SCOPE_NAME);
@@ -141,56 +121,18 @@ fn put_scope(out: &mut BytesMut, resource: &Resource) {
     }
 }
 
-fn resource_len(resource: &Resource) -> usize {
-    let service = match resource.service.len() {
-        0 => 0,
-        len => delimited_len(1, service_len(len)),
-    };
-    service + attributes_len(1, &resource.attributes)
-}
-
-fn service_len(len: usize) -> usize {
-    text_len(1, SERVICE_NAME.len()) + delimited_len(2, delimited_len(1, len))
-}
-
-fn put_resource(out: &mut BytesMut, resource: &Resource) {
+fn put_resource(out: &mut Vec<u8>, resource: &Resource) {
     if !resource.service.is_empty() {
-        let len = resource.service.len();
-        put_header(out, 1, service_len(len));
-        put_text(out, 1, SERVICE_NAME);
-        put_header(out, 2, delimited_len(1, len));
-        put_bytes(out, 1, resource.service.as_bytes());
+        put_nested(out, 1, |out| {
+            put_text(out, 1, SERVICE_NAME);
+            put_nested(out, 2, |out| put_bytes(out, 1, resource.service.as_bytes()));
+        });
     }
     put_attributes(out, 1, &resource.attributes);
 }
 
-fn span_len(span: &Span) -> usize {
-    let events: usize = span
-        .events
-        .iter()
-        .map(|e| delimited_len(11, event_len(e)))
-        .sum();
-    let links: usize = span
-        .links
-        .iter()
-        .map(|l| delimited_len(13, link_len(l)))
-        .sum();
-    delimited_len(1, 16)
-        + delimited_len(2, 8)
-        + text_len(3, span.context.trace_state.as_str().len())
-        + span.parent.map_or(0, |_| delimited_len(4, 8))
-        + text_len(5, span.name.len())
-        + 2 // kind
-        + 9 // start
-        + 9 // end
-        + attributes_len(9, &span.attributes)
-        + events
-        + links
-        + status_len(&span.status).map_or(0, |len| delimited_len(15, len))
-        + 6 // flags
-}
-
-fn put_span(out: &mut BytesMut, span: &Span) {
+/// Appends a span's own bytes, its resource left out: what [`decode_span`](super::decode_span) reads.
+pub fn encode_span(out: &mut Vec<u8>, span: &Span) {
     put_bytes(out, 1, &span.context.trace_id.bytes());
     put_bytes(out, 2, &span.context.span_id.bytes());
     put_text(out, 3, span.context.trace_state.as_str());
@@ -204,20 +146,21 @@ fn put_span(out: &mut BytesMut, span: &Span) {
     put_fixed64(out, 8, span.end.0);
     put_attributes(out, 9, &span.attributes);
     for event in &span.events {
-        put_header(out, 11, event_len(event));
-        put_fixed64(out, 1, event.time.0);
-        put_text(out, 2, &event.name);
-        put_attributes(out, 3, &event.attributes);
+        put_nested(out, 11, |out| {
+            put_fixed64(out, 1, event.time.0);
+            put_text(out, 2, &event.name);
+            put_attributes(out, 3, &event.attributes);
+        });
     }
     for link in &span.links {
-        put_header(out, 13, link_len(link));
-        put_bytes(out, 1, &link.trace_id.bytes());
-        put_bytes(out, 2, &link.span_id.bytes());
-        put_attributes(out, 4, &link.attributes);
+        put_nested(out, 13, |out| {
+            put_bytes(out, 1, &link.trace_id.bytes());
+            put_bytes(out, 2, &link.span_id.bytes());
+            put_attributes(out, 4, &link.attributes);
+        });
     }
-    if let Some(len) = status_len(&span.status) {
-        put_header(out, 15, len);
-        put_status(out, &span.status);
+    if span.status != Status::Unset {
+        put_nested(out, 15, |out| put_status(out, &span.status));
     }
     put_tag(out, 16, Wire::Fixed32);
     out.put_u32_le(span_flags(span));
@@ -242,29 +185,13 @@ pub(super) fn span_flags(span: &Span) -> u32 {
     sampled | random | 0x100 | remote
 }
 
-fn put_fixed64(out: &mut BytesMut, field: u32, value: u64) {
+fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
     put_tag(out, field, Wire::Fixed64);
     out.put_u64_le(value);
 }
 
-fn event_len(event: &Event) -> usize {
-    9 + text_len(2, event.name.len()) + attributes_len(3, &event.attributes)
-}
-
-fn link_len(link: &Link) -> usize {
-    delimited_len(1, 16) + delimited_len(2, 8) + attributes_len(4, &link.attributes)
-}
-
-/// `None`: unset, the message is left out.
-fn status_len(status: &Status) -> Option<usize> {
-    match status {
-        Status::Unset => None,
-        Status::Ok => Some(2),
-        Status::Error(description) => Some(text_len(2, description.len()) + 2),
-    }
-}
-
-fn put_status(out: &mut BytesMut, status: &Status) {
+/// An unset status is left out.
+fn put_status(out: &mut Vec<u8>, status: &Status) {
     let (description, code) = match status {
         Status::Unset => return,
         Status::Ok => ("", 1),
@@ -275,51 +202,42 @@ fn put_status(out: &mut BytesMut, status: &Status) {
     put_varint(out, code);
 }
 
-fn attributes_len(field: u32, attributes: &[Attribute]) -> usize {
-    attributes
-        .iter()
-        .map(|attribute| delimited_len(field, attribute_len(attribute)))
-        .sum()
-}
-
-fn attribute_len(attribute: &Attribute) -> usize {
-    text_len(1, attribute.key.len()) + delimited_len(2, value_len(&attribute.value))
-}
-
-fn put_attributes(out: &mut BytesMut, field: u32, attributes: &[Attribute]) {
+fn put_attributes(out: &mut Vec<u8>, field: u32, attributes: &[Attribute]) {
     for attribute in attributes {
-        let value = value_len(&attribute.value);
-        let len = text_len(1, attribute.key.len()) + delimited_len(2, value);
-        put_header(out, field, len);
-        put_text(out, 1, &attribute.key);
-        put_header(out, 2, value);
-        put_value(out, &attribute.value);
+        if !put_short(out, field, attribute) {
+            put_nested(out, field, |out| {
+                put_text(out, 1, &attribute.key);
+                put_nested(out, 2, |out| put_value(out, &attribute.value));
+            });
+        }
     }
 }
 
-/// Content of an `AnyValue`. Its fields are a `oneof`, so empty texts are written too: they say which kind it is.
-fn value_len(value: &Value) -> usize {
-    match value {
-        Value::Str(text) => delimited_len(1, text.len()),
-        Value::Bool(_) => 2,
-        Value::I64(number) => 1 + varint_len(*number as u64),
-        Value::F64(_) => 9,
-        Value::Bytes(bytes) => delimited_len(7, bytes.len()),
-        Value::StrList(_) => delimited_len(5, list_len(value)),
-    }
-}
-
-fn list_len(value: &Value) -> usize {
-    let Value::StrList(texts) = value else {
-        return 0;
+/// Writes what most attributes are, a short text under a short key, in the same form as the general way. False: it is
+/// none.
+fn put_short(out: &mut Vec<u8>, field: u32, attribute: &Attribute) -> bool {
+    /// Tags and lengths of the key, the value and the value's text.
+    const AROUND: usize = 6;
+    let (key, Value::Str(text)) = (attribute.key.as_bytes(), &attribute.value) else {
+        return false;
     };
-    texts
-        .iter()
-        .map(|text| delimited_len(1, delimited_len(1, text.len())))
-        .sum()
+    let text = text.as_bytes();
+    let len = AROUND + key.len() + text.len();
+    if len > 0x7f || field > 15 || key.is_empty() {
+        return false;
+    }
+    let (key_len, text_len) = (key.len() as u8, text.len() as u8);
+    let tag = |field: u8| field << 3 | Wire::Delimited as u8;
+    out.reserve(2 + len);
+    out.extend_from_slice(&[tag(field as u8), len as u8, tag(1), key_len]);
+    out.extend_from_slice(key);
+    out.extend_from_slice(&[tag(2), text_len + 2, tag(1), text_len]);
+    out.extend_from_slice(text);
+    true
 }
 
-fn put_value(out: &mut BytesMut, value: &Value) {
+/// The content of an `AnyValue`. Its fields are a `oneof`, so empty texts are written too: they say which kind it is.
+fn put_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Str(text) => put_bytes(out, 1, text.as_bytes()),
         Value::Bool(value) => {
@@ -335,12 +253,10 @@ fn put_value(out: &mut BytesMut, value: &Value) {
             out.put_f64_le(*number);
         }
         Value::Bytes(bytes) => put_bytes(out, 7, bytes),
-        Value::StrList(texts) => {
-            put_header(out, 5, list_len(value));
-            for text in texts {
-                put_header(out, 1, delimited_len(1, text.len()));
-                put_bytes(out, 1, text.as_bytes());
+        Value::StrList(texts) => put_nested(out, 5, |out| {
+            for text in texts.iter() {
+                put_nested(out, 1, |out| put_bytes(out, 1, text.as_bytes()));
             }
-        }
+        }),
     }
 }

@@ -13,8 +13,8 @@ pub(in crate::codec) mod wire;
 use crate::model::Attribute;
 use crate::model::Resource;
 
-pub use decode::decode;
-pub use encode::{encode, encode_within, encoded_len};
+pub use decode::{decode, decode_span};
+pub use encode::{encode, encode_span, encode_within};
 pub use json::{decode_json, encode_json, to_json};
 
 /// The instrumentation scope under which spans leave.

@@ -43,7 +43,13 @@ fn batch() -> Vec<Arc<Span>> {
 fn encoded(spans: &[Arc<Span>]) -> BytesMut {
     let mut out = BytesMut::new();
     encode(spans, &mut out);
-    assert_eq!(out.len(), encoded_len(spans));
+    let mut within = BytesMut::new();
+    assert!(encode_within(spans, out.len(), &mut within));
+    assert_eq!(within, out);
+    if let Some(less) = out.len().checked_sub(1) {
+        assert!(!encode_within(spans, less, &mut within), "a byte too many");
+        assert_eq!(within, out, "and nothing is written");
+    }
     out
 }
 
@@ -133,7 +139,7 @@ fn captures_of_real_exporters_are_understood() {
         assert_eq!(server.events[0].attribute_i64("n"), Some(-1));
         assert_eq!(
             server.attribute("http.request.header.x-a"),
-            Some(&Value::StrList(vec!["1".into(), "2".into()])),
+            Some(&Value::StrList(["1".into(), "2".into()].into())),
             "{name}"
         );
         let scope = client.resource.scope.as_ref();
@@ -216,7 +222,7 @@ fn values_beyond_the_model_become_json_text() {
     assert_eq!(text("map"), Some(r#"{"a":[1,true],"b":"x"}"#));
     assert_eq!(
         decoded.spans[0].attribute("none"),
-        Some(&Value::StrList(Vec::new()))
+        Some(&Value::StrList([].into()))
     );
 }
 

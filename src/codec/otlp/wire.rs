@@ -1,7 +1,6 @@
-//! The protobuf wire: tags, varints, length-delimited fields; a writer with exact sizes and a reader that cannot run away.
+//! The protobuf wire: tags, varints, length-delimited fields; a writer and a reader that cannot run away.
 
 use bytes::BufMut;
-use bytes::BytesMut;
 
 /// Bytes a varint takes.
 pub(in crate::codec) const fn varint_len(value: u64) -> usize {
@@ -19,7 +18,7 @@ pub(in crate::codec) const fn delimited_len(field: u32, content: usize) -> usize
     tag_len(field) + varint_len(content as u64) + content
 }
 
-pub(in crate::codec) fn put_varint(out: &mut BytesMut, mut value: u64) {
+pub(in crate::codec) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -27,33 +26,60 @@ pub(in crate::codec) fn put_varint(out: &mut BytesMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
-pub(in crate::codec) fn put_tag(out: &mut BytesMut, field: u32, wire: Wire) {
+pub(in crate::codec) fn put_tag(out: &mut impl BufMut, field: u32, wire: Wire) {
     put_varint(out, u64::from(field) << 3 | wire as u64);
 }
 
 /// Opens a length-delimited field: the caller writes exactly `len` bytes next.
-pub(in crate::codec) fn put_header(out: &mut BytesMut, field: u32, len: usize) {
+pub(in crate::codec) fn put_header(out: &mut impl BufMut, field: u32, len: usize) {
     put_tag(out, field, Wire::Delimited);
     put_varint(out, len as u64);
 }
 
-pub(in crate::codec) fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+pub(in crate::codec) fn put_bytes(out: &mut impl BufMut, field: u32, bytes: &[u8]) {
     put_header(out, field, bytes.len());
     out.put_slice(bytes);
 }
 
 /// Leaves an empty text out, as proto3 does.
-pub(in crate::codec) fn put_text(out: &mut BytesMut, field: u32, text: &str) {
+pub(in crate::codec) fn put_text(out: &mut impl BufMut, field: u32, text: &str) {
     if !text.is_empty() {
         put_bytes(out, field, text.as_bytes());
     }
 }
 
-pub(in crate::codec) const fn text_len(field: u32, len: usize) -> usize {
-    if len == 0 {
-        0
-    } else {
-        delimited_len(field, len)
+/// A length-delimited field whose content `write` writes: one that is mostly short.
+pub(in crate::codec) fn put_nested(
+    out: &mut Vec<u8>,
+    field: u32,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    put_behind::<1>(out, field, write);
+}
+
+/// The same for one that is mostly of some hundred bytes.
+pub(in crate::codec) fn put_long(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    put_behind::<2>(out, field, write);
+}
+
+/// Keeps `KEPT` bytes for the length; content whose length takes more or fewer is moved.
+fn put_behind<const KEPT: usize>(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    put_tag(out, field, Wire::Delimited);
+    let at = out.len();
+    out.extend_from_slice(&[0; KEPT]);
+    write(out);
+    let content = at + KEPT..out.len();
+    let (len, end) = (content.len(), content.end);
+    let n_bytes = varint_len(len as u64);
+    if n_bytes > KEPT {
+        out.resize(end + n_bytes - KEPT, 0);
+    }
+    if n_bytes != KEPT {
+        out.copy_within(content, at + n_bytes);
+        out.truncate(at + n_bytes + len);
+    }
+    if let Some(mut place) = out.get_mut(at..at + n_bytes) {
+        put_varint(&mut place, len as u64);
     }
 }
 
@@ -138,6 +164,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
 
     #[test]
@@ -156,6 +184,22 @@ mod tests {
             put_varint(&mut out, value);
             assert_eq!(out.len(), varint_len(value), "{value}");
             assert_eq!(Reader::new(&out).varint(), Ok(value));
+        }
+    }
+
+    #[test]
+    fn nested_fields_have_the_length_of_their_content() {
+        for len in [0, 1, 127, 128, 300, 16_383, 16_384, 3_000_000] {
+            let mut out = vec![9];
+            put_nested(&mut out, 20, |out| out.resize(out.len() + len, 7));
+            put_long(&mut out, 3, |out| out.resize(out.len() + len, 8));
+            let mut reader = Reader::new(&out[1..]);
+            for (field, byte) in [(20, 7), (3, 8)] {
+                let content = vec![byte; len];
+                let expected = Some((field, Field::Delimited(&content)));
+                assert_eq!(reader.next(), Ok(expected), "{len}");
+            }
+            assert_eq!(reader.next(), Ok(None), "{len}");
         }
     }
 

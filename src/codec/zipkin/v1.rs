@@ -234,7 +234,7 @@ fn tag(value: &BinaryAnnotation) -> Option<Attribute> {
         4 => Value::I64(i64::from_be_bytes(bytes.try_into().ok()?)),
         5 => Value::F64(f64::from_be_bytes(bytes.try_into().ok()?)),
         6 => Value::Str(String::from_utf8_lossy(bytes).into()),
-        _ => Value::Bytes(value.value.clone()),
+        _ => Value::Bytes(value.value[..].into()),
     };
     let empty = value.key == "lc" && bytes.is_empty();
     (!empty).then(|| Attribute {

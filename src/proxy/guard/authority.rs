@@ -1,5 +1,7 @@
 //! The grammar of hosts: what `Host` and the authority of a target may be.
 
+use super::lines;
+
 /// True for `host`, `host:port`, `[v6]`, `[v6]:port` and the empty text.
 ///
 /// Stricter than RFC 3986, which allows `!$&'()*+,;=` in names: nobody has such hosts, and attackers like them.
@@ -18,11 +20,10 @@ pub(super) fn is_valid(authority: &[u8]) -> bool {
         }
         (host, rest)
     } else {
-        let end = authority.iter().position(|byte| *byte == b':');
+        let end = memchr::memchr(b':', authority);
         authority.split_at(end.unwrap_or(authority.len()))
     };
-    let is_host =
-        host.first() == Some(&b'[') || (!host.is_empty() && host.iter().all(is_host_byte));
+    let is_host = host.first() == Some(&b'[') || (!host.is_empty() && lines::all(host, &HOST));
     is_host && is_port(port)
 }
 
@@ -48,9 +49,20 @@ fn is_bracketed_address(host: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.' | b'v' | b'V'))
 }
 
-fn is_host_byte(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | 0x80..=0xff)
-}
+/// Bytes of names.
+const HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (letter, other) = (
+            byte as u8,
+            matches!(byte as u8, b'-' | b'.' | b'_' | b'~' | b'%'),
+        );
+        table[byte] = letter.is_ascii_alphanumeric() || other || byte >= 0x80;
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

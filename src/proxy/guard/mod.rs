@@ -21,6 +21,8 @@ pub(super) use check::check;
 pub(super) use check::check_host;
 pub(super) use lines::field;
 pub(super) use scan::Bounds;
+pub(super) use scan::FieldLine;
+pub(super) use scan::FieldLines;
 pub(super) use scan::Whole;
 pub(super) use scan::whole;
 pub(super) use wire::Guarded;

@@ -5,6 +5,8 @@
 //!
 //! Source: RFC 9112 sections 2.2, 3, 5, 6, 7.1 and 11.
 
+use smallvec::SmallVec;
+
 use super::Refusal;
 use super::lines;
 use super::lines::Facts;
@@ -94,18 +96,38 @@ pub(in crate::proxy) struct Whole {
     pub(in crate::proxy) head: usize,
     /// Bytes of its content.
     pub(in crate::proxy) content: usize,
-    /// Header fields.
-    pub(in crate::proxy) fields: usize,
 }
 
-/// The request at the front of `bytes` by the same rule as everywhere; `None`: not whole, not usual, or refused.
-pub(in crate::proxy) fn whole(bytes: &[u8], bounds: Bounds) -> Option<Whole> {
+/// The lines of its head, the request line and the empty one left out.
+pub(in crate::proxy) type FieldLines = SmallVec<[FieldLine; 16]>;
+
+/// A field line in a head: offsets from the head's first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct FieldLine {
+    /// Where the line, and so its name, begins.
+    pub(in crate::proxy) start: usize,
+    /// Behind the name.
+    pub(in crate::proxy) name_end: usize,
+    /// Where the value without blanks begins, and where it ends.
+    pub(in crate::proxy) value: (usize, usize),
+    /// Behind all but the line's end.
+    pub(in crate::proxy) end: usize,
+}
+
+/// The request at the front of `bytes` by the same rule as everywhere, and its lines; `None`: not whole, not usual, or
+/// refused.
+pub(in crate::proxy) fn whole(
+    bytes: &[u8],
+    bounds: Bounds,
+    lines: &mut FieldLines,
+) -> Option<Whole> {
     let mut scanner = Scanner::new(bounds);
     // An empty line in front is to be ignored, but who sends one is not usual.
     if bytes.first()? == &b'\r' {
         return None;
     }
-    let head = scanner.read_lines(bytes).ok()??;
+    let keep = |line: FieldLine| lines.push(line);
+    let head = scanner.read_lines(bytes, keep).ok()??;
     let Facts {
         is_old,
         upgrade,
@@ -116,11 +138,7 @@ pub(in crate::proxy) fn whole(bytes: &[u8], bounds: Bounds) -> Option<Whole> {
     } = scanner.head.facts;
     let content = usize::try_from(length.unwrap_or(0)).ok()?;
     let is_usual = !is_old && !upgrade && !expects && !chunked;
-    (is_usual && content <= bytes.len() - head).then_some(Whole {
-        head,
-        content,
-        fields: scanner.head.n_lines - 1,
-    })
+    (is_usual && content <= bytes.len() - head).then_some(Whole { head, content })
 }
 
 impl Scanner {
@@ -200,14 +218,18 @@ impl Scanner {
 
     /// The length of the head at the front; `None`: not complete.
     fn read_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        let len = self.read_lines(bytes)?;
+        let len = self.read_lines(bytes, |_| {})?;
         if len.is_some() {
             self.begin_body();
         }
         Ok(len)
     }
 
-    fn read_lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    fn read_lines(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(FieldLine),
+    ) -> Result<Option<usize>, Refusal> {
         while let Some((line, next)) = self.next_line(bytes)? {
             match (self.head.n_lines, line) {
                 // Empty lines before a request are to be ignored.
@@ -222,7 +244,16 @@ impl Scanner {
                 }
                 (_, line) => {
                     self.count_field()?;
-                    self.head.facts.take(line)?;
+                    let (name, value) = self.head.facts.take(line)?;
+                    let end = next - b"\r\n".len();
+                    let start = end - line.len();
+                    let from = start + (value.as_ptr().addr() - line.as_ptr().addr());
+                    each(FieldLine {
+                        start,
+                        name_end: start + name.len(),
+                        value: (from, from + value.len()),
+                        end,
+                    });
                 }
             }
         }
@@ -233,7 +264,7 @@ impl Scanner {
     fn next_line<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, Refusal> {
         let head = &mut self.head;
         let fresh = bytes.get(head.searched..).unwrap_or_default();
-        let Some(end) = fresh.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr::memchr(b'\n', fresh) else {
             head.searched = bytes.len();
             return match bytes.len() > self.bounds.head {
                 true => Err(head.too_large()),

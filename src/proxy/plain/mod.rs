@@ -32,8 +32,10 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::guard;
 use crate::proxy::guard::Bounds;
+use crate::proxy::guard::FieldLines;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::pacing::Verdict;
 use crate::proxy::patience::Patience;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Read;
@@ -104,34 +106,54 @@ where
                 Err(_) => return After::Over(false),
             }
         }
-        let Some(whole) = guard::whole(&read, bounds) else {
-            io.put_back(read.freeze());
-            return After::Library(None);
-        };
-        let len = whole.head + whole.content;
-        let message: Bytes = match read.len() == len {
-            true => std::mem::take(&mut read).freeze(),
-            false => read.split_to(len).freeze(),
-        };
-        // Boxed: a connection that waits does not carry the room for it.
-        let exchange = Box::pin(relay::exchange(conn, io, &message, whole, &mut read));
-        match exchange.await {
-            relay::End::Next => io.was_busy(),
-            relay::End::Over(well) => {
-                if well {
-                    io.shutdown().await.ok();
+        let paced = conn.paced().await;
+        let (message, begun) = begin(conn, &mut read, bounds, paced);
+        let handover = match begun {
+            Ok(begun) => {
+                // Boxed: a connection that waits does not carry the room for it.
+                match Box::pin(relay::exchange(conn, io, begun, &mut read)).await {
+                    relay::End::Next(now) => {
+                        io.was_busy(now.into());
+                        continue;
+                    }
+                    relay::End::Over(well) => {
+                        if well {
+                            io.shutdown().await.ok();
+                        }
+                        return After::Over(well);
+                    }
+                    relay::End::Library(handover) => Some(handover),
                 }
-                return After::Over(well);
             }
-            relay::End::Library(handover) => {
-                io.put_back(match read.is_empty() {
-                    true => message,
-                    false => [&message[..], &read[..]].concat().into(),
-                });
-                return After::Library(handover);
-            }
-        }
+            Err(handover) => handover,
+        };
+        io.put_back(match (message.is_empty(), read.is_empty()) {
+            (_, true) => message,
+            (true, _) => read.freeze(),
+            (false, false) => [&message[..], &read[..]].concat().into(),
+        });
+        return After::Library(handover);
     }
+}
+
+/// Takes the request at the front of `read`, if it is whole, and begins its exchange.
+fn begin(
+    conn: &Arc<Conn>,
+    read: &mut BytesMut,
+    bounds: Bounds,
+    paced: Option<Verdict>,
+) -> (Bytes, Result<relay::Begun, Option<Handover>>) {
+    let mut lines = FieldLines::new();
+    let Some(whole) = guard::whole(read, bounds, &mut lines) else {
+        return (Bytes::new(), Err(None));
+    };
+    let len = whole.head + whole.content;
+    let message: Bytes = match read.len() == len {
+        true => std::mem::take(read).freeze(),
+        false => read.split_to(len).freeze(),
+    };
+    let begun = relay::begin(conn, &message, whole, &lines, paced);
+    (message, begun)
 }
 
 /// Appends what is there to `read`. The buffer lives on the stack of each poll.

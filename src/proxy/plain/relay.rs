@@ -25,16 +25,18 @@ use super::How;
 use super::chunks::Chunks;
 use super::poll_read;
 use super::request;
-use super::request::Names;
+use super::request::Lines;
 use super::response;
 use super::response::Content;
 use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward;
+use crate::proxy::guard::FieldLines;
 use crate::proxy::guard::Whole;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
+use crate::proxy::pacing::Verdict;
 use crate::proxy::target;
 use crate::proxy::target::Target;
 use crate::proxy::traced;
@@ -51,65 +53,119 @@ const MAX_AHEAD: usize = 16 * 1024;
 
 /// What came of an exchange.
 pub(super) enum End {
-    /// The connection waits for the next one.
-    Next,
+    /// The connection waits for the next one, since then.
+    Next(Instant),
     /// So does nobody any more; whether it ended well.
     Over(bool),
     /// Not for us. The request is to be read again.
-    Library(Option<Handover>),
+    Library(Handover),
+}
+
+/// An exchange that has begun: what goes where.
+pub(super) struct Begun {
+    exchange: Box<Exchange>,
+    target: Target,
+    out: Vec<u8>,
+    /// The caller wants no further exchange.
+    closes: bool,
+    start: Instant,
+}
+
+/// Begins the exchange of the request that `message` is, which has these `lines`, and which `paced` caused, by the gate before the program. What it takes up is gone when this
+/// returns, so that the exchange does not carry it.
+///
+/// # Errors
+/// The request is the library's.
+pub(super) fn begin(
+    conn: &Arc<Conn>,
+    message: &Bytes,
+    whole: Whole,
+    lines: &FieldLines,
+    paced: Option<Verdict>,
+) -> Result<Begun, Option<Handover>> {
+    let limits = &conn.snapshot.limits;
+    if limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0 {
+        return Err(None);
+    }
+    let head = message.slice(..whole.head);
+    let lines = Lines {
+        head: &head,
+        fields: lines,
+    };
+    let mut request = request::read(lines).ok_or(None)?;
+    // Whether a response has content depends on more than its head then.
+    if request.method() == http::Method::HEAD {
+        return Err(None);
+    }
+    let slot = conn.worker.shared.admit(limits.requests).ok_or(None)?;
+    conn.phase.busy();
+    let start = Instant::now();
+    let closes = headers::connection_has(request.headers(), "close");
+    let mut exchange = traced::begin(conn, &mut request, slot, paced, start);
+    let content = message.get(whole.head..).unwrap_or_default();
+    if !content.is_empty() {
+        exchange.request = Some(Progress::whole(content.len() as u64));
+    }
+    match prepare(conn, request, lines, content) {
+        Ok((target, out)) => Ok(Begun {
+            exchange,
+            target,
+            out,
+            closes,
+            start,
+        }),
+        Err(error) => {
+            let how = How::Failed(error);
+            Err(Some(Handover { exchange, how }))
+        }
+    }
+}
+
+/// Where the request goes, and the bytes that do.
+fn prepare(
+    conn: &Conn,
+    mut request: http::Request<()>,
+    lines: Lines<'_>,
+    content: &[u8],
+) -> Result<(Target, Vec<u8>), ProxyError> {
+    forward::check(conn, &request)?;
+    let target = forward::lead(conn, &mut request, false)?;
+    let (mut parts, ()) = request.into_parts();
+    let has_content = match content.is_empty() {
+        true => target::Content::None,
+        false => target::Content::Some,
+    };
+    target.rewrite(&mut parts, has_content)?;
+    let out = request::write(&parts, lines, content);
+    Ok((target, out))
 }
 
 /// Serves one request. `ahead` takes what the caller sends behind it.
 pub(super) async fn exchange<IO>(
     conn: &Arc<Conn>,
     io: &mut Caller<IO>,
-    message: &Bytes,
-    whole: Whole,
+    mut begun: Begun,
     ahead: &mut BytesMut,
 ) -> End
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = &conn.snapshot.limits;
-    let is_too_large = limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0;
-    let Some((request, names)) = request::read(message, whole).filter(|_| !is_too_large) else {
-        return End::Library(None);
-    };
-    // Whether a response has content depends on more than its head then.
-    if request.method() == http::Method::HEAD {
-        return End::Library(None);
-    }
-    let Some(slot) = conn.worker.shared.admit(limits.requests) else {
-        return End::Library(None);
-    };
-    conn.phase.busy();
-    let start = Instant::now();
-    let closes = headers::connection_has(request.headers(), "close");
-    let paced = conn.paced().await;
-    let (request, mut exchange) = traced::begin(conn, request, slot, paced, start);
-    let content = message.get(whole.head..).unwrap_or_default();
-    if !content.is_empty() {
-        exchange.request = Some(Progress::whole(content.len() as u64));
-    }
-    let prepared = prepare(conn, request, &names, content);
-    drop(names);
-    let sent = match prepared {
-        Ok((target, out)) => send(conn, io, &target, &out, &mut exchange).await,
-        Err(error) => Err(How::Failed(error)),
-    };
-    let lease = match sent {
-        Ok(lease) => lease,
-        Err(how) => return End::Library(Some(Handover { exchange, how })),
+    let (lease, sent) = match send(conn, io, &mut begun).await {
+        Ok(sent) => sent,
+        Err(how) => {
+            let exchange = begun.exchange;
+            return End::Library(Handover { exchange, how });
+        }
     };
     let timeouts = &conn.snapshot.timeouts;
     let mut relay = Relay {
         conn,
-        exchange,
+        exchange: begun.exchange,
         lease,
-        closes,
+        closes: begun.closes,
         keeps: true,
         has_caller: true,
-        deadline: deadline([timeouts.response.0, timeouts.stall.0]),
+        deadline: deadline(sent, [timeouts.response.0, timeouts.stall.0]),
         state: State::Head(Vec::new()),
         waiting: Vec::new(),
         n_written: 0,
@@ -126,38 +182,24 @@ where
                 Ok(read) => How::Sent(Box::new(lease), read),
                 Err(error) => How::Failed(error),
             };
-            End::Library(Some(Handover { exchange, how }))
+            End::Library(Handover { exchange, how })
         }
     }
 }
 
-/// Where the request goes, and the bytes that do.
-fn prepare(
-    conn: &Conn,
-    mut request: http::Request<()>,
-    names: &Names,
-    content: &[u8],
-) -> Result<(Target, Vec<u8>), ProxyError> {
-    forward::check(conn, &request)?;
-    let target = forward::lead(conn, &mut request, false)?;
-    let (mut parts, ()) = request.into_parts();
-    let has_content = match content.is_empty() {
-        true => target::Content::None,
-        false => target::Content::Some,
-    };
-    target.rewrite(&mut parts, has_content)?;
-    let out = request::write(&parts, names, content);
-    Ok((target, out))
-}
-
-/// Sends the request on an upstream connection of its own.
+/// Sends the request on an upstream connection of its own, and says when.
 async fn send<IO>(
     conn: &Conn,
     io: &mut Caller<IO>,
-    target: &Target,
-    out: &[u8],
-    exchange: &mut Exchange,
-) -> Result<Lease, How> {
+    begun: &mut Begun,
+) -> Result<(Lease, Instant), How> {
+    let Begun {
+        exchange,
+        target,
+        out,
+        start,
+        ..
+    } = begun;
     let direction = conn.listener.direction();
     let pool = match direction {
         Direction::Inbound => &conn.worker.inbound_pool,
@@ -170,14 +212,16 @@ async fn send<IO>(
             conn.snapshot.connector(direction),
             tries >= forward::STALE_TRIES,
         );
-        let leased = pool.lease(&target.destination, connector, fresh, Speaker::Plain, None);
+        let speaker = Speaker::Plain;
+        let leased = pool.lease(&target.destination, connector, fresh, speaker, None, *start);
         let mut lease = leased.await.map_err(How::Failed)?;
         exchange.connected(&lease);
-        exchange.sent(Instant::now());
-        let (mut n_sent, deadline) = (0, deadline([stall, Duration::ZERO]));
+        let now = Instant::now();
+        exchange.sent(now);
+        let (mut n_sent, deadline) = (0, deadline(now, [stall, Duration::ZERO]));
         let sending = poll_fn(|cx| poll_send(cx, io, &mut lease, out, &mut n_sent, deadline));
         match sending.await {
-            Ok(()) => return Ok(lease),
+            Ok(()) => return Ok((lease, now)),
             Err(None) => return Err(How::Failed(ProxyError::Stalled(stall))),
             // It never left: a reused connection was gone. Nothing else is ever sent twice.
             Err(Some(_)) if n_sent == 0 && lease.reused => {
@@ -217,10 +261,10 @@ fn poll_send<IO>(
     Pin::new(&mut upstream.io).poll_flush(cx).map_err(Some)
 }
 
-/// The earliest of these limits from now on; zero is none.
-fn deadline(limits: [Duration; 2]) -> Option<Instant> {
+/// The earliest of these limits from then on; zero is none.
+fn deadline(from: Instant, limits: [Duration; 2]) -> Option<Instant> {
     let limits = limits.into_iter().filter(|limit| !limit.is_zero());
-    limits.min().map(|limit| Instant::now() + limit)
+    limits.min().map(|limit| from + limit)
 }
 
 fn poll_deadline<IO>(
@@ -385,7 +429,7 @@ impl Relay<'_> {
                 result
             }
             _ => {
-                self.deadline = deadline([stall, Duration::ZERO]);
+                self.deadline = deadline(Instant::now(), [stall, Duration::ZERO]);
                 self.take_content(cx, io, Vec::new(), bytes)
             }
         };
@@ -421,8 +465,8 @@ impl Relay<'_> {
             true => response::fields(head),
             false => HeaderMap::new(),
         };
-        self.exchange
-            .responded(read.status, &fields, Instant::now());
+        let now = Instant::now();
+        self.exchange.responded(read.status, &fields, now);
         self.conn.interims.close();
         self.closes |= self.conn.drain.is_signaled();
         if self.closes {
@@ -431,7 +475,8 @@ impl Relay<'_> {
         out.extend_from_slice(b"\r\n");
         self.keeps = read.keeps;
         self.lease.idle_limit = read.keep_alive;
-        self.deadline = deadline([self.conn.snapshot.timeouts.stall.0, Duration::ZERO]);
+        let stall = self.conn.snapshot.timeouts.stall.0;
+        self.deadline = deadline(now, [stall, Duration::ZERO]);
         self.state = match read.content {
             Content::Length(len) => State::Length(len),
             Content::Chunked => State::Chunks(Chunks::new()),
@@ -541,15 +586,20 @@ impl Relay<'_> {
     }
 
     /// The caller has all of it.
-    fn finish(mut self) -> End {
-        self.exchange.complete();
-        if self.keeps {
-            self.exchange.lease = Some(self.lease);
-        }
-        drop(self.exchange);
-        match self.closes {
+    fn finish(self) -> End {
+        let Self {
+            mut exchange,
+            lease,
+            keeps,
+            closes,
+            ..
+        } = self;
+        let now = Instant::now();
+        exchange.complete_on(keeps.then_some(lease), now);
+        drop(exchange);
+        match closes {
             true => End::Over(true),
-            false => End::Next,
+            false => End::Next(now),
         }
     }
 }

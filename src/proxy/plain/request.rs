@@ -11,79 +11,50 @@ use http::Request;
 use http::Uri;
 use http::Version;
 use http::request::Parts;
-use smallvec::SmallVec;
 
 use crate::proxy::guard;
-use crate::proxy::guard::Whole;
+use crate::proxy::guard::FieldLine;
 
-/// Header names as they were written, in their order.
-pub(super) struct Names {
-    head: Bytes,
-    spans: SmallVec<[Span; 16]>,
+/// The lines of a head as they were written.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    pub(super) head: &'a Bytes,
+    pub(super) fields: &'a [FieldLine],
 }
 
-/// Where a header line begins, how long its name is, where its value begins and where the line ends.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    start: usize,
-    name: usize,
-    value: usize,
-    end: usize,
-}
-
-/// Room for the headers that tracing adds.
-const ADDED: usize = 4;
+/// Room for the headers that tracing adds, mostly.
+const ADDED: usize = 3;
 
 /// Takes a request apart that the guard found whole. `None`: the header map or the URI has no place for it.
-pub(super) fn read(message: &Bytes, whole: Whole) -> Option<(Request<()>, Names)> {
-    let head = message.slice(..whole.head);
-    let mut spans = SmallVec::new();
-    let mut headers = HeaderMap::with_capacity(whole.fields + ADDED);
-    let end = line_end(&head, 0)?;
-    let line = head.get(..end)?;
+pub(super) fn read(lines: Lines<'_>) -> Option<Request<()>> {
+    let Lines { head, fields } = lines;
+    let line_end = memchr::memchr(b'\r', head)?;
+    let line = head.get(..line_end)?;
     let method_end = memchr::memchr(b' ', line)?;
     let target_end = memchr::memrchr(b' ', line)?;
-    let method = Method::from_bytes(line.get(..method_end)?).ok()?;
     let target = head.slice(method_end + 1..target_end);
-    let mut at = end + 2;
-    for _ in 0..whole.fields {
-        let end = line_end(&head, at)?;
-        // What the guard let pass has a name and a colon.
-        let line = head.get(at..end)?;
-        let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
-        let value = value.get(1..)?.trim_ascii();
-        let from = value.as_ptr().addr() - head.as_ptr().addr();
-        spans.push(Span {
-            start: at,
-            name: name.len(),
-            value: from,
-            end,
-        });
-        let name = HeaderName::from_bytes(name).ok()?;
-        let value = HeaderValue::from_maybe_shared(head.slice(from..from + value.len())).ok()?;
-        headers.try_append(name, value).ok()?;
-        at = end + 2;
-    }
     let mut request = Request::new(());
-    *request.method_mut() = method;
+    *request.method_mut() = Method::from_bytes(line.get(..method_end)?).ok()?;
     if guard::is_stand_in(&request) {
         return None;
     }
     *request.uri_mut() = Uri::from_maybe_shared(target).ok()?;
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = headers;
-    Some((request, Names { head, spans }))
-}
-
-/// Where the line that begins at `from` ends: at its CR.
-fn line_end(head: &[u8], from: usize) -> Option<usize> {
-    memchr::memchr(b'\n', head.get(from..)?).and_then(|len| (from + len).checked_sub(1))
+    let headers = request.headers_mut();
+    *headers = HeaderMap::with_capacity(fields.len() + ADDED);
+    for field in fields {
+        let name = HeaderName::from_bytes(head.get(field.start..field.name_end)?).ok()?;
+        let (from, to) = field.value;
+        let value = HeaderValue::from_maybe_shared(head.slice(from..to)).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    Some(request)
 }
 
 /// The request as it goes out, `content` behind it.
-pub(super) fn write(request: &Parts, names: &Names, content: &[u8]) -> Vec<u8> {
+pub(super) fn write(request: &Parts, lines: Lines<'_>, content: &[u8]) -> Vec<u8> {
     let uri = &request.uri;
-    let mut out = Vec::with_capacity(names.head.len() + content.len() + 256);
+    let mut out = Vec::with_capacity(lines.head.len() + content.len() + 256);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     match uri.path_and_query() {
@@ -96,9 +67,9 @@ pub(super) fn write(request: &Parts, names: &Names, content: &[u8]) -> Vec<u8> {
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let mut cursor = 0;
     for (name, value) in &request.headers {
-        let spelling = match names.line(name, &mut cursor) {
-            Some((span, _)) if names.is_untouched(span, value) => {
-                let line = names.head.get(span.start..span.end + 2);
+        let spelling = match lines.find(name, &mut cursor) {
+            Some((line, _)) if lines.is_untouched(line, value) => {
+                let line = lines.head.get(line.start..line.end + 2);
                 out.extend_from_slice(line.unwrap_or_default());
                 continue;
             }
@@ -118,38 +89,35 @@ pub(super) fn write(request: &Parts, names: &Names, content: &[u8]) -> Vec<u8> {
     out
 }
 
-impl Names {
+impl<'a> Lines<'a> {
     /// The line of this name and how its sender wrote it, searched from `cursor` on: headers mostly leave in the order in
     /// which they came.
-    fn line(&self, name: &HeaderName, cursor: &mut usize) -> Option<(Span, &[u8])> {
+    fn find(&self, name: &HeaderName, cursor: &mut usize) -> Option<(&'a FieldLine, &'a [u8])> {
         let name = name.as_str().as_bytes();
-        let behind = self.find(name, *cursor..self.spans.len());
-        let (at, span, spelling) = behind.or_else(|| self.find(name, 0..*cursor))?;
-        *cursor = at + 1;
-        Some((span, spelling))
-    }
-
-    fn find(&self, name: &[u8], range: std::ops::Range<usize>) -> Option<(usize, Span, &[u8])> {
-        let from = range.start;
-        let spans = self.spans.get(range)?;
-        spans.iter().enumerate().find_map(|(index, span)| {
-            if span.name != name.len() {
-                return None;
+        let (before, behind) = self.fields.split_at_checked(*cursor)?;
+        for (fields, offset) in [(behind, *cursor), (before, 0)] {
+            for (index, line) in fields.iter().enumerate() {
+                if line.name_end - line.start != name.len() {
+                    continue;
+                }
+                let spelling = self.head.get(line.start..line.name_end)?;
+                if spelling == name || spelling.eq_ignore_ascii_case(name) {
+                    *cursor = offset + index + 1;
+                    return Some((line, spelling));
+                }
             }
-            let spelling = self.head.get(span.start..span.start + span.name)?;
-            spelling
-                .eq_ignore_ascii_case(name)
-                .then_some((from + index, *span, spelling))
-        })
+        }
+        None
     }
 
     /// True when the value is that line's own and the line is written as we write lines: it can go out as it stands.
-    fn is_untouched(&self, span: Span, value: &HeaderValue) -> bool {
-        let at = value.as_bytes().as_ptr().addr();
+    fn is_untouched(&self, line: &FieldLine, value: &HeaderValue) -> bool {
+        let ((from, to), at) = (line.value, value.as_bytes().as_ptr().addr());
         !value.is_empty()
-            && at == self.head.as_ptr().addr() + span.value
-            && span.value + value.len() == span.end
-            && self.head.get(span.start + span.name..span.value) == Some(b": ")
+            && at == self.head.as_ptr().addr() + from
+            && value.len() == to - from
+            && to == line.end
+            && self.head.get(line.name_end..from) == Some(b": ")
     }
 }
 
@@ -157,16 +125,27 @@ impl Names {
 mod tests {
     use super::*;
     use crate::proxy::guard::Bounds;
+    use crate::proxy::guard::FieldLines;
 
     const BOUNDS: Bounds = Bounds {
         head: 8192,
         fields: 100,
     };
 
-    fn parse(message: &str) -> (Request<()>, Names) {
+    /// What goes out for a message after `change`.
+    fn passed_on(message: &str, content: &str, change: impl FnOnce(&mut Request<()>)) -> String {
         let bytes = Bytes::copy_from_slice(message.as_bytes());
-        let whole = guard::whole(&bytes, BOUNDS).unwrap();
-        read(&bytes, whole).unwrap()
+        let mut fields = FieldLines::new();
+        let whole = guard::whole(&bytes, BOUNDS, &mut fields).unwrap();
+        let head = bytes.slice(..whole.head);
+        let lines = Lines {
+            head: &head,
+            fields: &fields,
+        };
+        let mut request = read(lines).unwrap();
+        change(&mut request);
+        let out = write(&request.into_parts().0, lines, content.as_bytes());
+        String::from_utf8_lossy(&out).into_owned()
     }
 
     #[test]
@@ -178,20 +157,19 @@ mod tests {
             "GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nX-One: 1\r\nHost: a\r\nCookie: b\r\n\r\n",
         ] {
-            let (request, names) = parse(message);
-            let out = write(&request.into_parts().0, &names, b"");
-            assert_eq!(String::from_utf8_lossy(&out), message);
+            assert_eq!(passed_on(message, "", |_| {}), message);
         }
     }
 
     #[test]
     fn new_headers_are_in_lower_case_and_content_follows() {
-        let (mut request, names) =
-            parse("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:  2 \r\n\r\nok");
-        let added = HeaderValue::from_static("00");
-        request.headers_mut().insert("traceparent", added);
+        let message = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:  2 \r\n\r\nok";
+        let out = passed_on(message, "ok", |request| {
+            let added = HeaderValue::from_static("00");
+            request.headers_mut().insert("traceparent", added);
+        });
         assert_eq!(
-            String::from_utf8_lossy(&write(&request.into_parts().0, &names, b"ok")),
+            out,
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\ntraceparent: 00\r\n\r\nok"
         );
     }
@@ -229,7 +207,8 @@ mod tests {
             ),
             ("GET / HTTP/1.1\nHost: a\n\n", "what the guard refuses"),
         ] {
-            assert_eq!(guard::whole(message.as_bytes(), BOUNDS), None, "{why}");
+            let found = guard::whole(message.as_bytes(), BOUNDS, &mut FieldLines::new());
+            assert_eq!(found, None, "{why}");
         }
     }
 }

@@ -168,8 +168,8 @@ impl Lease {
         matches!(self.sender, Sender::Http2(_))
     }
 
-    /// Returns a connection whose exchange ended well.
-    pub fn give_back(self) {
+    /// Returns a connection whose exchange ended well, now.
+    pub fn give_back(self, now: Instant) {
         let Self {
             sender,
             pool,
@@ -185,6 +185,6 @@ impl Lease {
             Sender::Plain(plain) => Link::Plain(plain),
             Sender::Http2(_) => return,
         };
-        pool.put(destination, link, peer, idle_limit, Instant::now());
+        pool.put(destination, link, peer, idle_limit, now);
     }
 }

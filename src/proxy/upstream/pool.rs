@@ -123,7 +123,7 @@ impl Pool {
     }
 
     /// A connection for one exchange on which `speaker` speaks: an idle one, a stream on a shared one, or a new one;
-    /// the new one is `opening` when that is given.
+    /// the new one is `opening` when that is given. `now` may be a little late: by it idle connections are too old.
     ///
     /// # Errors
     /// Opening failed, or none became free in time.
@@ -134,6 +134,7 @@ impl Pool {
         fresh: bool,
         speaker: Speaker,
         opening: Option<Opening>,
+        now: Instant,
     ) -> Result<Lease, ProxyError> {
         // Opening needs a large state, which an exchange on an open connection should not carry: hence the boxes.
         if destination.http2 {
@@ -142,7 +143,7 @@ impl Pool {
                 None => Box::pin(self.open_http2(destination, connector, opening)).await,
             };
         }
-        if !fresh && let Some(idle) = self.take(destination, speaker) {
+        if !fresh && let Some(idle) = self.take(destination, speaker, now) {
             return Ok(self.lend_idle(destination, idle));
         }
         Box::pin(self.lease_new(destination, connector, speaker, opening)).await
@@ -239,10 +240,9 @@ impl Pool {
     }
 
     /// The most recently used idle connection that is still good.
-    fn take(&self, destination: &Destination, speaker: Speaker) -> Option<Idle> {
+    fn take(&self, destination: &Destination, speaker: Speaker, now: Instant) -> Option<Idle> {
         let mut state = self.state.lock();
         let list = state.idle.get_mut(destination)?;
-        let now = Instant::now();
         let mut at = list.len();
         while at > 0 {
             at -= 1;
@@ -292,7 +292,7 @@ impl Pool {
         self.evict_idle();
         let found = async {
             loop {
-                if let Some(idle) = self.take(destination, speaker) {
+                if let Some(idle) = self.take(destination, speaker, Instant::now()) {
                     return Waited::Idle(idle);
                 }
                 tokio::select! {
