@@ -66,6 +66,7 @@ impl Probed {
             concurrency: 8,
             n_requests: 60,
             ids: Ids::Blinded,
+            run: 1,
         };
         let names = (self.name, "bpf", Reuse::Pooled);
         let row = row::run(names, &self.running, &self.collector, plan).await;

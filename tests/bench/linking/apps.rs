@@ -136,6 +136,7 @@ pub(crate) fn named(name: &str) -> Option<App> {
 }
 
 /// A script of the programs behind another interpreter.
+#[allow(dead_code, reason = "the tests alone try other interpreters")]
 pub(crate) fn interpreted(interpreter: &'static str, script: &'static str) -> App {
     app(script, Kind::Interpreter(interpreter, script), &[])
 }
