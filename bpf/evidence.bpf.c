@@ -14,7 +14,17 @@
 
 #include "state.h"
 
+#include "strands.h"
+
+#include "python.h"
+
+#include "go.h"
+
 #include "sockets.h"
+
+#include "libuv.h"
+
+#include "hooks.h"
 
 #include "loop.h"
 

@@ -25,6 +25,7 @@ typedef __u32 __wsum;
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_SK_STORAGE 24
+#define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_MAP_TYPE_TASK_STORAGE 29
 #define BPF_F_NO_PREALLOC 1
 #define BPF_F_MMAPABLE 1024
@@ -93,7 +94,6 @@ struct thread_struct___arm64 {
 struct task_struct {
   __s32 pid;
   __s32 tgid;
-  __u64 start_time;
   struct task_struct *group_leader;
   struct mm_struct *mm;
   struct thread_struct thread;

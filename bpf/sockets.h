@@ -7,8 +7,6 @@
  * process has one such thread, no timer can have fired, and no other request waits for something that is not seen
  * here: for a free connection of a pool, a timer, a lookup of names, a thread pool. Even then a job of the program's own
  * may have been woken by something unseen.
- *
- * Evidence is written before the bytes leave.
  */
 #pragma once
 
@@ -70,6 +68,7 @@ static __always_inline struct inbound *inbound_of(const struct sock *sk) {
   if (!bpf_map_lookup_elem(&opened, &ends)) return 0;
   end_request(inbound);
   inbound->ends = ends;
+  inbound->serial++;
   return inbound;
 }
 
@@ -85,34 +84,64 @@ static __always_inline void end_request(struct inbound *inbound) {
   inbound->is_counted = 0;
 }
 
+/* Counts one more or less; how many are left. */
+static __always_inline __s32 count_idle(const struct sock *sk, const struct call *call, __s32 change) {
+  struct destination destination = {
+      .process = call->process, .address = remote_address(sk), .port = remote_port(sk)};
+  __s32 *count = bpf_map_lookup_elem(&idle, &destination);
+  if (!count) {
+    bpf_map_update_elem(&idle, &destination, &change, BPF_ANY);
+    return change;
+  }
+  return __sync_fetch_and_add(count, change) + change;
+}
+
+static __always_inline void begin_call(struct inbound *inbound) {
+  if (inbound->is_counted && !inbound->open_calls) count_waiting(inbound, -1);
+  inbound->open_calls++;
+}
+
+static __always_inline void end_call(struct inbound *inbound) {
+  if (!inbound->open_calls) return;
+  inbound->open_calls--;
+  if (inbound->is_counted && !inbound->open_calls) count_waiting(inbound, 1);
+}
+
 static __always_inline void open_call(struct call *call, const struct request *cause) {
   struct inbound *inbound = unanswered(cause);
   call->is_open = 1;
   call->cause = (struct request){0};
   if (!inbound) return;
   call->cause = *cause;
-  if (inbound->is_counted && !inbound->open_calls) count_waiting(inbound, -1);
-  inbound->open_calls++;
+  begin_call(inbound);
 }
 
 static __always_inline void close_call(struct call *call) {
   if (!call->is_open) return;
   call->is_open = 0;
   struct inbound *inbound = unanswered(&call->cause);
-  if (!inbound || !inbound->open_calls) return;
-  inbound->open_calls--;
-  if (inbound->is_counted && !inbound->open_calls) count_waiting(inbound, 1);
+  if (inbound) end_call(inbound);
+}
+
+/* Has the process looked at from outside, if it can be seen from there. */
+static __always_inline void announce(__u64 memory) {
+  struct seen *entry = bpf_ringbuf_reserve(&seen, sizeof *entry, 0);
+  if (!entry) return;
+  entry->memory = memory;
+  entry->process = this_process();
+  entry->visible = visible_pid();
+  bpf_ringbuf_submit(entry, 0);
 }
 
 /* The process that handles an event now. */
 static __always_inline struct process *event_process(void) {
-  struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
   __u32 id = this_process(), thread = bpf_get_current_pid_tgid();
-  __u64 started = leader->start_time;
+  __u64 memory = this_memory();
   struct process *process = known_process(id);
-  if (!process || process->started != started) {
-    struct process fresh = {.started = started, .loop = thread};
+  if (!process || process->memory != memory) {
+    struct process fresh = {.memory = memory, .loop = thread};
     bpf_map_update_elem(&processes, &id, &fresh, BPF_ANY);
+    announce(memory);
     process = known_process(id);
   }
   if (process && process->loop != thread) process->has_more_loops = 1;
@@ -126,10 +155,12 @@ static __always_inline void handle(struct thread *thread, struct request request
 
 /* Nothing but the event can have led here. */
 static __always_inline int is_sure(const struct process *process, const struct thread *thread,
-                                   const struct inbound *cause) {
+                                   const struct inbound *cause, int is_probed) {
   if (!process || process->has_more_loops) return 0;
   __u32 itself = cause->is_counted && !cause->open_calls;
   if (process->waiting != itself) return 0;
+  /* What no socket event led to was seen beginning. */
+  if (is_probed) return 1;
   __u64 now = bpf_ktime_get_ns();
   return now < thread->due && now < thread->first_event + SHORTEST_TIMER;
 }
@@ -139,134 +170,3 @@ static __always_inline __u64 word(__u32 cause, __u16 remote, int is_sure) {
   return (__u64)cause << 48 | (__u64)remote << 32 | time << 1 | is_sure;
 }
 
-static __always_inline void begin_connection(struct sock *sk) {
-  struct call *call = bpf_sk_storage_get(&calls, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-  if (!call) return;
-  if (is_sidecar()) {
-    call->is_sidecars = 1;
-    return;
-  }
-  struct thread *thread = follows_events ? this_thread(0) : 0;
-  struct inbound *cause = thread ? unanswered(&thread->handling) : 0;
-  struct request none = {0};
-  call->is_fresh = 1;
-  call->was_sure = cause && is_sure(known_process(this_process()), thread, cause);
-  open_call(call, cause ? &thread->handling : &none);
-}
-
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
-  struct sock *sk = (struct sock *)const_sk;
-  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE) return 0;
-  if (!is_tcp(sk) || is_elsewhere(sk)) return 0;
-  if (new == TCP_SYN_SENT) {
-    begin_connection(sk);
-    return 0;
-  }
-  struct call *call = known_call(sk);
-  if (!call) return 0;
-  if (!call->is_sidecars) {
-    if (new == TCP_CLOSE) close_call(call);
-    return 0;
-  }
-  if (new == TCP_ESTABLISHED) {
-    __u8 is_open = 1;
-    call->ends = (struct ends){.near = local_address(sk),
-                               .far = remote_address(sk),
-                               .near_port = local_port(sk),
-                               .far_port = remote_port(sk)};
-    bpf_map_update_elem(&opened, &call->ends, &is_open, BPF_ANY);
-    return 0;
-  }
-  /* The socket has no port any more. */
-  bpf_map_delete_elem(&opened, &call->ends);
-  struct inbound *inbound = inbound_from(call->ends.near_port);
-  if (inbound && is_same(&inbound->ends, &call->ends)) {
-    end_request(inbound);
-    inbound->ends = (struct ends){0};
-  }
-  return 0;
-}
-
-static __always_inline void begin_request(struct inbound *inbound, int flags, __u32 port) {
-  struct thread *thread = this_thread(BPF_LOCAL_STORAGE_GET_F_CREATE);
-  if (!thread) return;
-  int is_event = flags & MSG_DONTWAIT;
-  struct process *process = follows_events && is_event ? event_process() : 0;
-  if (!inbound->number) {
-    __u32 number = __sync_fetch_and_add(&requests, 1) + 1;
-    inbound->open_calls = 0;
-    inbound->process = this_process();
-    inbound->is_counted = process != 0;
-    inbound->number = number ? number : 1;
-    if (process) count_waiting(inbound, 1);
-  }
-  struct request request = {port, inbound->number}, none = {0};
-  /* One that does not block may be read by a thread that then works on something else. */
-  thread->serving = is_event ? none : request;
-  if (process) handle(thread, request);
-}
-
-SEC("tp_btf/sock_recv_length")
-int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
-  if (length <= 0 || flags & MSG_PEEK || this_process() == sidecar || !is_tcp(sk) || is_elsewhere(sk)) return 0;
-  struct call *call = known_call(sk);
-  struct inbound *inbound = call ? 0 : inbound_of(sk);
-  if (inbound) {
-    begin_request(inbound, flags, remote_port(sk));
-    return 0;
-  }
-  if (call) close_call(call);
-  struct thread *thread = follows_events && flags & MSG_DONTWAIT ? this_thread(0) : 0;
-  if (!thread) return 0;
-  event_process();
-  /* What comes over a connection that was not seen opening may be anybody's. */
-  struct request none = {0};
-  handle(thread, call ? call->cause : none);
-  return 0;
-}
-
-SEC("tp_btf/tcp_sendmsg_locked")
-int BPF_PROG(on_send, const struct sock *const_sk) {
-  struct sock *sk = (struct sock *)const_sk;
-  if (this_process() == sidecar || is_elsewhere(sk)) return 0;
-  struct call *call = known_call(sk);
-  struct inbound *inbound = call ? 0 : inbound_of(sk);
-  if (inbound) {
-    end_request(inbound);
-    return 0;
-  }
-  __u32 port = local_port(sk);
-  struct slot *slot = bpf_map_lookup_elem(&slots, &port);
-  if (!slot || !call || call->is_sidecars) return 0;
-  struct thread *thread = this_thread(0);
-  struct request none = {0}, serving = none;
-  struct inbound *cause = 0;
-  int sure = 0;
-  if (thread && unanswered(&thread->serving)) serving = thread->serving;
-  if (call->is_fresh || !call->is_open) {
-    if (call->is_fresh) {
-      cause = unanswered(&call->cause);
-      sure = call->was_sure;
-      struct process *process = cause ? known_process(cause->process) : 0;
-      if (!process || process->waiting) sure = 0;
-    } else if (follows_events && thread) {
-      cause = unanswered(&thread->handling);
-      sure = cause && is_sure(event_process(), thread, cause);
-      open_call(call, cause ? &thread->handling : &none);
-    }
-    call->is_open = 1;
-    call->is_fresh = 0;
-    call->said_thread = serving;
-    __u16 fold = remote_fold(sk);
-    slot->thread = word(serving.port, fold, 1);
-    slot->lineage = word(cause ? call->cause.port : 0, fold, sure);
-    return 0;
-  }
-  /* More of a request that has begun; or another one, before the response: then it is anybody's. */
-  if (call->said_thread.number != serving.number && call->said_thread.number) {
-    call->said_thread = none;
-    slot->thread = word(0, remote_fold(sk), 0);
-  }
-  return 0;
-}

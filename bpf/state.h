@@ -16,7 +16,7 @@ const volatile __u32 network = 0;
 const volatile __u64 pid_namespace_dev = 0;
 const volatile __u64 pid_namespace = 0;
 const volatile __u32 sidecar_pid = 0;
-/* Event loops are followed too: `on_system_call` is attached. */
+/* Event loops without a probe are followed too: `on_system_call` is attached. */
 const volatile __u32 follows_events = 0;
 
 /*
@@ -61,6 +61,8 @@ struct inbound {
   /* Calls without a response. */
   __u32 open_calls;
   __u32 process;
+  /* Differs from one connection to the next. */
+  __u32 serial;
 };
 
 struct {
@@ -78,6 +80,8 @@ struct request {
 /* A socket of the program that it opened, or one of Pillion's. */
 struct call {
   struct request cause;
+  /* Who opened it. */
+  __u32 process;
   /* What it has said so far stands in its slot as this. */
   struct request said_thread;
   /* Of one of Pillion's, once it is open. */
@@ -89,7 +93,22 @@ struct call {
   __u8 is_open;
   /* `cause` was certain when the connection was opened. */
   __u8 was_sure;
+  /* It counts in `idle`: answered, nothing sent since. */
+  __u8 is_idle;
 };
+
+/* Where a process's connections lead to. */
+struct destination {
+  __u32 process, address, port;
+};
+
+/* How many connections a process could use again at once, by destination: nothing waits for a place then. */
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 1024);
+  __type(key, struct destination);
+  __type(value, __s32);
+} idle SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -103,6 +122,15 @@ struct thread {
   struct request serving;
   /* What the event was about that this thread handles; nothing after it asked for new events. */
   struct request handling;
+  /* Python: what was read outside every context, and the context in which the program is told of it. */
+  struct request arrived, delivered;
+  __u64 delivers_in;
+  /* Go: the goroutine that is starting another one. */
+  __u64 starts_from;
+  /* The latest event was the response to a call from this port. */
+  __u16 answered_port;
+  /* A connection was accepted, nothing made for it yet. */
+  __u8 has_accepted;
   /* The first event since this thread asked for events (0: none yet), when it asked, and when a timer may be due. */
   __u64 first_event, asked, due;
 };
@@ -116,7 +144,7 @@ struct {
 
 /* A process that has read requests without blocking. */
 struct process {
-  __u64 started;
+  __u64 memory;
   /* The only thread that handles events, and whether another one did. */
   __u32 loop, has_more_loops;
   /* Requests that wait for something that is not a call. */
@@ -148,6 +176,9 @@ static __always_inline struct inbound *unanswered(const struct request *request)
 static __always_inline struct thread *this_thread(__u64 flags) {
   return bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, flags);
 }
+
+/* Another one once the process runs another program. */
+static __always_inline __u64 this_memory(void) { return (__u64)bpf_get_current_task_btf()->mm; }
 
 static __always_inline __u32 this_process(void) {
   return bpf_get_current_pid_tgid() >> 32;

@@ -28,6 +28,23 @@ use crate::proxy::shared::Shared;
 const PATIENT: i32 = 10;
 
 impl Running {
+    /// The processes whose runtime is looked into, or why not.
+    fn probes(&self) -> Vec<Value> {
+        let kernel = self.shared.kernel.get();
+        let probed = kernel.map(|kernel| kernel.probed.list());
+        let probed = probed.into_iter().flatten();
+        probed
+            .map(|(pid, probe)| {
+                json!({
+                    "pid": pid,
+                    "runtime": probe.name,
+                    "active": probe.refused.is_none(),
+                    "refused": probe.refused,
+                })
+            })
+            .collect()
+    }
+
     /// The layers in force for new connections.
     pub(super) fn linking_state(&self) -> Value {
         let snapshot = self.shared.snapshot.load();
@@ -94,6 +111,7 @@ impl Running {
             "tracing": snapshot.tracer.is_some(),
             "requests_in_flight": in_flight.len(),
             "layers": layers,
+            "probes": self.probes(),
             "audit": in_flight.audit(),
             "exclusive": in_flight.learned(),
         })

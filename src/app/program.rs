@@ -78,7 +78,16 @@ impl Running {
     /// What is seen of the program, for `/linking`.
     pub(super) fn program_state(&self) -> Value {
         let sight = self.sight.load();
-        let mut state = json!({ "class": sight.class, "processes": sight.programs });
+        let mut programs = sight.programs.clone();
+        let kernel = self.shared.kernel.get();
+        let probed = kernel.map(|kernel| kernel.probed.list());
+        for (pid, probe) in probed.into_iter().flatten() {
+            let program = programs.iter_mut().find(|program| program.pid == pid);
+            if let Some(program) = program {
+                program.probes.push(probe);
+            }
+        }
+        let mut state = json!({ "class": sight.class, "processes": programs });
         if sight.programs.is_empty() {
             state["needs"] = match sight.hidden {
                 0 => "a program that listens in this network and in a process that is seen from here (in Kubernetes: shareProcessNamespace)",

@@ -116,6 +116,7 @@ pub fn find(config: &Config, in_flight: &InFlight, call: &Call) -> Found {
             }
             by_kernel(in_flight, call, Method::Thread, &mut evidence);
         }
+        by_kernel(in_flight, call, Method::Runtime, &mut evidence);
         if config.values {
             by_values(in_flight, call, &mut evidence);
         }
@@ -181,7 +182,7 @@ fn audit(config: &Config, in_flight: &InFlight, call: &Call, context: &SpanConte
     if config.preload {
         by_thread(in_flight, call, &mut evidence);
     }
-    for method in [Method::Thread, Method::Lineage] {
+    for method in [Method::Thread, Method::Runtime, Method::Lineage] {
         by_kernel(in_flight, call, method, &mut evidence);
     }
     if config.values {

@@ -354,6 +354,7 @@ fn witnesses(conn: &Conn) -> SmallVec<[Witness; 2]> {
     };
     let kinds = [
         (correlate::Method::Thread, sent.thread),
+        (correlate::Method::Runtime, sent.runtime),
         (correlate::Method::Lineage, sent.lineage),
     ];
     let sure = kinds

@@ -2,7 +2,7 @@
 
 #[allow(dead_code, reason = "the short form runs a part of the benchmark")]
 #[path = "../bench/linking/mod.rs"]
-mod bench;
+pub(crate) mod bench;
 
 use bench::apps;
 use bench::backend;

@@ -32,6 +32,7 @@ mod operations;
 mod pages;
 mod preload;
 mod probe_port;
+mod probes;
 mod propagation;
 mod receivers;
 mod redirect;

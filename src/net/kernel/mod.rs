@@ -3,12 +3,15 @@
 //! Loads the programs of `bpf/`, built ahead of time, and maps what they write. They look at the TCP connections of
 //! one network namespace. Everything ends when [`Kernel`] is dropped.
 
+mod probes;
 mod slots;
 
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aya::Btf;
@@ -18,7 +21,11 @@ use aya::maps::Array;
 use aya::maps::Map;
 use aya::maps::MapData;
 use aya::programs::BtfTracePoint;
+use rustix::pipe::PipeFlags;
 
+use crate::net::kernel::probes::Watch;
+
+pub use probes::Probed;
 pub use slots::Moment;
 pub use slots::Sent;
 pub use slots::Slots;
@@ -66,7 +73,10 @@ pub struct Kernel {
     pub slots: Slots,
     /// When they began to look. Connections that were opened before are unknown to them.
     pub since: Instant,
-    /// Dropping it ends them.
+    /// What became of the processes that serve events.
+    pub probed: Arc<Probed>,
+    /// Dropping them ends the probes, and then these.
+    _stop: OwnedFd,
     _programs: Ebpf,
 }
 
@@ -94,13 +104,23 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|error| because("load", &error))?;
         let slots = map_slots(&mut programs)?;
+        let probed = Arc::new(Probed::default());
+        let (stopped, stop) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|error| because("make a pipe", &io::Error::from(error)))?;
+        let watch = Watch::new(&mut programs, &types, probed.clone(), stopped)?;
         let more = follows_events.then_some(&SYSTEM_CALLS);
         for (name, tracepoint) in TRACEPOINTS.iter().chain(more) {
             attach(&mut programs, name, tracepoint, &types)?;
         }
+        std::thread::Builder::new()
+            .name("probes".to_owned())
+            .spawn(|| watch.run())
+            .map_err(|error| because("start a thread", &error))?;
         Ok(Self {
             slots,
             since: Instant::now(),
+            probed,
+            _stop: stop,
             _programs: programs,
         })
     }

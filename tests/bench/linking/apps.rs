@@ -24,6 +24,8 @@ pub(crate) struct App {
 enum Kind {
     /// A script for the system's own Python: the standard library alone.
     SystemPython(&'static str),
+    /// A script for an interpreter of this name or path.
+    Interpreter(&'static str, &'static str),
     /// A script that needs packages.
     Python(&'static str),
     /// Flask behind gunicorn with these arguments.
@@ -77,6 +79,11 @@ pub(crate) const APPS: &[App] = &[
         Kind::Gunicorn(&["--worker-class=gevent", "--workers=1"]),
         &[],
     ),
+    app(
+        "asyncio-streams",
+        Kind::Interpreter("python3", "streams.py"),
+        &[],
+    ),
     app("aiohttp", Kind::Python("aiohttp_app.py"), &[]),
     app(
         "aiohttp-uvloop",
@@ -128,6 +135,12 @@ pub(crate) fn named(name: &str) -> Option<App> {
     APPS.iter().copied().find(|app| app.name == name)
 }
 
+/// A script of the programs behind another interpreter.
+#[allow(dead_code, reason = "the tests alone try other interpreters")]
+pub(crate) fn interpreted(interpreter: &'static str, script: &'static str) -> App {
+    app(script, Kind::Interpreter(interpreter, script), &[])
+}
+
 /// Where the programs' sources are.
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/linking/apps")
@@ -142,6 +155,7 @@ impl App {
         let script = |name: &str| directory().join(name).into_os_string();
         Ok(match self.kind {
             Kind::SystemPython(name) => vec![found("python3")?, script(name)],
+            Kind::Interpreter(interpreter, name) => vec![found(interpreter)?, script(name)],
             Kind::Python(name) => vec![installed("python")?, script(name)],
             Kind::Gunicorn(arguments) => {
                 let mut command = vec![installed("gunicorn")?];

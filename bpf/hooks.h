@@ -1,0 +1,174 @@
+/*
+ * The hooks on connections. Evidence is written before the bytes leave.
+ */
+#pragma once
+
+static __always_inline void begin_connection(struct sock *sk) {
+  struct call *call = bpf_sk_storage_get(&calls, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+  if (!call) return;
+  if (is_sidecar()) {
+    call->is_sidecars = 1;
+    return;
+  }
+  struct runtime *runtime = this_runtime(LIBUV);
+  struct thread *thread = follows_events || runtime ? this_thread(0) : 0;
+  struct inbound *cause = thread ? unanswered(&thread->handling) : 0;
+  struct request none = {0};
+  call->process = this_process();
+  call->is_fresh = 1;
+  call->was_sure = cause && is_sure(known_process(this_process()), thread, cause, runtime != 0);
+  open_call(call, cause ? &thread->handling : &none);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
+  struct sock *sk = (struct sock *)const_sk;
+  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE) return 0;
+  if (!is_tcp(sk) || is_elsewhere(sk)) return 0;
+  if (new == TCP_SYN_SENT) {
+    begin_connection(sk);
+    return 0;
+  }
+  struct call *call = known_call(sk);
+  if (!call) return 0;
+  if (!call->is_sidecars) {
+    if (new == TCP_CLOSE) {
+      close_call(call);
+      if (call->is_idle) count_idle(sk, call, -1);
+      call->is_idle = 0;
+    }
+    return 0;
+  }
+  if (new == TCP_ESTABLISHED) {
+    __u8 is_open = 1;
+    call->ends = (struct ends){.near = local_address(sk),
+                               .far = remote_address(sk),
+                               .near_port = local_port(sk),
+                               .far_port = remote_port(sk)};
+    bpf_map_update_elem(&opened, &call->ends, &is_open, BPF_ANY);
+    return 0;
+  }
+  /* The socket has no port any more. */
+  bpf_map_delete_elem(&opened, &call->ends);
+  struct inbound *inbound = inbound_from(call->ends.near_port);
+  if (inbound && is_same(&inbound->ends, &call->ends)) {
+    end_request(inbound);
+    inbound->ends = (struct ends){0};
+    inbound->serial++;
+  }
+  return 0;
+}
+
+static __always_inline void begin_request(struct inbound *inbound, int flags, __u32 port) {
+  struct thread *thread = this_thread(BPF_LOCAL_STORAGE_GET_F_CREATE);
+  if (!thread) return;
+  int is_event = flags & MSG_DONTWAIT;
+  struct process *process = is_event ? event_process() : 0;
+  if (!inbound->number) {
+    __u32 number = __sync_fetch_and_add(&requests, 1) + 1;
+    inbound->open_calls = 0;
+    inbound->process = this_process();
+    inbound->is_counted = process != 0;
+    inbound->number = number ? number : 1;
+    if (process) count_waiting(inbound, 1);
+  }
+  struct request request = {port, inbound->number}, none = {0};
+  /* One that does not block may be read by a thread that then works on something else. */
+  thread->serving = is_event ? none : request;
+  if (!process) return;
+  handle(thread, request);
+  struct runtime *runtime = known_runtime();
+  if (!runtime) return;
+  if (runtime->kind == PYTHON) python_reads(runtime, thread, request, inbound);
+  if (runtime->kind == GO) go_reads(runtime, request);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
+  if (length <= 0 || flags & MSG_PEEK || this_process() == sidecar || !is_tcp(sk) || is_elsewhere(sk)) return 0;
+  struct call *call = known_call(sk);
+  struct inbound *inbound = call ? 0 : inbound_of(sk);
+  struct request none = {0};
+  struct thread *thread = this_thread(0);
+  if (thread) {
+    thread->arrived = none;
+    thread->has_accepted = 0;
+    thread->answered_port = 0;
+  }
+  if (inbound) {
+    begin_request(inbound, flags, remote_port(sk));
+    return 0;
+  }
+  if (call && call->is_open && this_runtime(LIBUV)) {
+    count_idle(sk, call, 1);
+    call->is_idle = 1;
+  }
+  if (call) close_call(call);
+  if (!thread || !(flags & MSG_DONTWAIT)) return 0;
+  event_process();
+  /* What comes over a connection that was not seen opening may be anybody's. */
+  handle(thread, call ? call->cause : none);
+  thread->answered_port = local_port(sk);
+  return 0;
+}
+
+static __always_inline void begin_answer(struct inbound *inbound, __u32 port) {
+  struct runtime *runtime = this_runtime(PYTHON);
+  if (runtime) python_answers(runtime, port, inbound);
+  end_request(inbound);
+}
+
+SEC("tp_btf/tcp_sendmsg_locked")
+int BPF_PROG(on_send, const struct sock *const_sk) {
+  struct sock *sk = (struct sock *)const_sk;
+  if (this_process() == sidecar || is_elsewhere(sk)) return 0;
+  struct call *call = known_call(sk);
+  struct inbound *inbound = call ? 0 : inbound_of(sk);
+  if (inbound) {
+    begin_answer(inbound, remote_port(sk));
+    return 0;
+  }
+  __u32 port = local_port(sk);
+  struct slot *slot = bpf_map_lookup_elem(&slots, &port);
+  if (!slot || !call || call->is_sidecars) return 0;
+  struct thread *thread = this_thread(0);
+  struct request none = {0}, serving = none, works_on = none;
+  struct inbound *cause = 0;
+  int sure = 0;
+  if (thread && unanswered(&thread->serving)) serving = thread->serving;
+  if (call->is_fresh || !call->is_open) {
+    struct runtime *runtime = known_runtime();
+    __u32 kind = runtime ? runtime->kind : 0;
+    __s32 others_idle = call->is_idle ? count_idle(sk, call, -1) : 0;
+    call->is_idle = 0;
+    if (call->is_fresh) {
+      cause = unanswered(&call->cause);
+      sure = call->was_sure;
+      struct process *process = cause ? known_process(cause->process) : 0;
+      if (!process || process->waiting) sure = 0;
+    } else if (thread && (follows_events || kind == LIBUV)) {
+      cause = unanswered(&thread->handling);
+      sure = cause && is_sure(event_process(), thread, cause, kind == LIBUV);
+      /* A connection that became free may be what another request waited for, unless it could have had one. */
+      if (kind == LIBUV && thread->answered_port == port && others_idle < 1) sure = 0;
+      open_call(call, cause ? &thread->handling : &none);
+    }
+    call->is_open = 1;
+    call->is_fresh = 0;
+    call->said_thread = serving;
+    if (kind == LIBUV && sure) works_on = call->cause;
+    if (kind == PYTHON) works_on = python_request(runtime);
+    if (kind == GO) works_on = request_of_goroutine(this_goroutine(runtime));
+    __u16 fold = remote_fold(sk);
+    slot->runtime = word(unanswered(&works_on) ? works_on.port : 0, fold, 1);
+    slot->lineage = word(cause ? call->cause.port : 0, fold, sure);
+    slot->thread = word(serving.port, fold, 1);
+    return 0;
+  }
+  /* More of a request that has begun; or another one, before the response: then it is anybody's. */
+  if (call->said_thread.number != serving.number && call->said_thread.number) {
+    call->said_thread = none;
+    slot->thread = word(0, remote_fold(sk), 0);
+  }
+  return 0;
+}

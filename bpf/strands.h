@@ -1,0 +1,165 @@
+/*
+ * What a runtime works with instead of threads: contexts of Python, goroutines of Go. Which request is each of them for?
+ *
+ * A strand made while a request is worked on is for that request and no later one. One that was made for a connection,
+ * before its first request (a server's task that waits for requests), is for whichever request the connection has.
+ * What is not known, or may be anybody's, is for none.
+ */
+#pragma once
+
+/* What a probe in the program finds in the processor's registers. */
+static __always_inline __u64 first_argument(struct pt_regs *regs) { return regs->di; }
+static __always_inline __u64 second_argument(struct pt_regs *regs) { return regs->si; }
+static __always_inline __u64 returned(struct pt_regs *regs) { return regs->ax; }
+
+/* Go passes arguments in registers of its own choice. */
+static __always_inline __u64 go_argument(struct pt_regs *regs, int number) {
+  return number == 0 ? regs->ax : number == 1 ? regs->bx : number == 2 ? regs->cx : regs->di;
+}
+static __always_inline __u64 go_goroutine(struct pt_regs *regs) { return regs->r14; }
+
+#define PYTHON 1
+#define GO 2
+#define LIBUV 3
+
+/* How to read a process's runtime; src/net/kernel/probes.rs writes it once its self-check has passed. */
+struct runtime {
+  /* The process's memory: another program in the same process is not meant. */
+  __u64 memory;
+  __u64 context_type;
+  __u32 kind;
+  /* Python: from a thread's own block to the pointer to its state, and what is where in that. */
+  __u32 state_at, id_at, context_at;
+  /* Go: the number of a goroutine in its description. */
+  __u32 number_at;
+  /* Python: a loop outside it reads. Go: newproc1 knows goroutines that are parked at first. */
+  __u32 variant;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, 256);
+  __type(key, __u32);
+  __type(value, struct runtime);
+} runtimes SEC(".maps");
+
+/* Who has read a request as an event, to be looked at from outside. */
+struct seen {
+  __u64 memory;
+  /* Here, and where the loader lives. */
+  __u32 process, visible;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, 4096);
+} seen SEC(".maps");
+
+struct strand_key {
+  /* An address, or a goroutine's number. */
+  __u64 unit;
+  __u32 process, padding;
+};
+
+struct strand {
+  /* The request that it is for; without number: its connection's. */
+  struct request cause;
+  /* Strands that were made from one another have one root. */
+  __u32 root;
+  /* The root's first. */
+  __u8 is_first;
+  /* What is made from it has nothing in common. */
+  __u8 is_shared;
+  __u16 padding;
+  /* A goroutine that writes what others hand to this connection. */
+  __u64 writes_for;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 16384);
+  __type(key, struct strand_key);
+  __type(value, struct strand);
+} strands SEC(".maps");
+
+/* The inbound connection that a root's strands serve. */
+struct root {
+  __u32 port, serial;
+  /* One of them reads it; then every strand from before the first request serves it, else the first alone. */
+  __u8 is_reader;
+  /* They serve several. */
+  __u8 is_shared;
+  /* The one that serves all requests answers them itself, and has begun something since the latest answer. */
+  __u8 answers_itself, is_tainted;
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 4096);
+  __type(key, __u32);
+  __type(value, struct root);
+} roots SEC(".maps");
+
+__u32 latest_root = 0;
+
+static const struct request NOBODYS = {0, ~0U};
+
+static __always_inline struct runtime *known_runtime(void) {
+  __u32 id = this_process();
+  struct runtime *runtime = bpf_map_lookup_elem(&runtimes, &id);
+  return runtime && runtime->memory == this_memory() ? runtime : 0;
+}
+
+static __always_inline struct runtime *this_runtime(__u32 kind) {
+  struct runtime *runtime = known_runtime();
+  return runtime && runtime->kind == kind ? runtime : 0;
+}
+
+static __always_inline struct strand_key strand_key(__u64 unit) {
+  return (struct strand_key){.unit = unit, .process = this_process()};
+}
+
+static __always_inline struct strand *strand_of(__u64 unit) {
+  struct strand_key key = strand_key(unit);
+  return unit ? bpf_map_lookup_elem(&strands, &key) : 0;
+}
+
+static __always_inline void set_strand(__u64 unit, const struct strand *strand) {
+  struct strand_key key = strand_key(unit);
+  bpf_map_update_elem(&strands, &key, strand, BPF_ANY);
+}
+
+static __always_inline __u32 new_root(void) {
+  __u32 root = __sync_fetch_and_add(&latest_root, 1) + 1;
+  return root ? root : 1;
+}
+
+/* The request that a strand without one of its own is for now; without number before its connection has any. */
+static __always_inline struct request connections_request(const struct strand *strand) {
+  struct request none = {0};
+  __u32 id = strand->root;
+  struct root *root = bpf_map_lookup_elem(&roots, &id);
+  if (!root) return none;
+  if (root->is_shared || (!root->is_reader && !strand->is_first)) return NOBODYS;
+  struct inbound *inbound = inbound_from(root->port);
+  if (!inbound || inbound->serial != root->serial) return NOBODYS;
+  __u32 number = inbound->number;
+  if (!number) root->is_tainted = 1;
+  if (!number || (root->answers_itself && root->is_tainted)) return NOBODYS;
+  return (struct request){root->port, number};
+}
+
+static __always_inline struct request request_of(const struct strand *strand) {
+  return strand->cause.number ? strand->cause : connections_request(strand);
+}
+
+static __always_inline void serve(__u32 id, __u32 port, const struct inbound *inbound, int is_reader) {
+  struct root *root = bpf_map_lookup_elem(&roots, &id);
+  if (root) {
+    if (root->port != port || root->serial != inbound->serial) root->is_shared = 1;
+    return;
+  }
+  struct root fresh = {.port = port, .serial = inbound->serial, .is_reader = is_reader};
+  bpf_map_update_elem(&roots, &id, &fresh, BPF_ANY);
+}

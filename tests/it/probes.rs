@@ -1,0 +1,201 @@
+//! Probes in real runtimes: which task, goroutine or event sent a call, where threads say nothing.
+//!
+//! Each test first waits until the calls of one pattern are all found, which nothing but a probe can do with eight
+//! requests at once on one thread; then every call of the other patterns must be.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::linking::bench::apps;
+use crate::linking::bench::apps::App;
+use crate::linking::bench::backend;
+use crate::linking::bench::collector::Collector;
+use crate::linking::bench::process::Around;
+use crate::linking::bench::process::Reuse;
+use crate::linking::bench::process::Running;
+use crate::linking::bench::profiles::Profile;
+use crate::linking::bench::report;
+use crate::linking::bench::row;
+use crate::linking::bench::row::Plan;
+use crate::linking::bench::row::Row;
+use crate::linking::bench::truth::Ids;
+use crate::linking::bench::truth::Pattern;
+use crate::support::skip::skip;
+
+/// Longest wait for a probe to be at work.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A program behind the kernel's evidence.
+struct Probed {
+    running: Running,
+    collector: Collector,
+    name: &'static str,
+}
+
+impl Probed {
+    /// `None`, with the reason printed: it cannot run here.
+    async fn start(app: &App) -> Option<Self> {
+        let collector = Collector::start().await;
+        let around = Around {
+            backend: backend::start().await,
+            collector: collector.address,
+        };
+        if let Err(reason) = app.command(0) {
+            skip(&reason);
+            return None;
+        }
+        let profile = Profile::named("bpf").unwrap();
+        match Running::start(app, profile, Reuse::Pooled, around).await {
+            Ok(running) => Some(Self {
+                running,
+                collector,
+                name: app.name,
+            }),
+            Err(reason) if reason.contains("linking.kernel is required") => {
+                skip(&reason);
+                None
+            }
+            Err(reason) => panic!("{}: {reason}", app.name),
+        }
+    }
+
+    async fn row(&self, pattern: &str) -> Row {
+        let plan = Plan {
+            pattern: Pattern::named(pattern).unwrap(),
+            concurrency: 8,
+            n_requests: 60,
+            ids: Ids::Blinded,
+            run: 1,
+        };
+        let names = (self.name, "bpf", Reuse::Pooled);
+        let row = row::run(names, &self.running, &self.collector, plan).await;
+        let line = report::line(&row);
+        assert_eq!(row.failures, 0, "{line}");
+        assert_eq!(row.score.missing, 0, "a call without a span: {line}");
+        assert_eq!(
+            row.score.wrong_merges(),
+            0,
+            "{line} {:?}",
+            row.score.methods
+        );
+        row
+    }
+
+    /// Waits until every call of this pattern is found.
+    async fn wait(&self, pattern: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let row = self.row(pattern).await;
+            if row.score.right == row.score.calls {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}", report::line(&row));
+        }
+    }
+}
+
+/// Every call of these patterns is found, and none of the others has a wrong parent.
+async fn follows(app: &App, found: &[&str]) {
+    let Some(probed) = Probed::start(app).await else {
+        return;
+    };
+    probed.wait("one").await;
+    for pattern in ["one", "seq2", "par2", "sleep", "background", "late"] {
+        let row = probed.row(pattern).await;
+        if found.contains(&pattern) {
+            let score = &row.score;
+            let line = report::line(&row);
+            assert_eq!(score.right, score.calls, "{line} {:?}", score.methods);
+        }
+    }
+}
+
+async fn follows_named(name: &str, found: &[&str]) {
+    follows(&apps::named(name).unwrap(), found).await;
+}
+
+const ALL: &[&str] = &["one", "seq2", "par2", "sleep", "background"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contexts_of_python_are_followed_through_tasks() {
+    follows_named("aiohttp", ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contexts_of_python_are_followed_when_a_loop_outside_it_reads() {
+    follows_named("fastapi-uvloop", ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contexts_of_python_are_followed_into_threads() {
+    // par2 starts threads of the program's own, which inherit no context.
+    follows_named("fastapi-def", &["one", "seq2", "sleep", "background"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_python_that_is_installed_is_known() {
+    let mut any = false;
+    for interpreter in [
+        "python3.8",
+        "python3.9",
+        "python3.10",
+        "python3.11",
+        "python3.12",
+        "python3.13",
+        "python3.14",
+    ] {
+        let version = std::process::Command::new(interpreter).arg("-V").output();
+        if version.is_ok_and(|output| output.status.success()) {
+            any = true;
+            follows(&apps::interpreted(interpreter, "streams.py"), ALL).await;
+        }
+    }
+    if !any {
+        skip("no python3.8 to python3.14");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goroutines_are_followed() {
+    follows_named("go", ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_node_are_followed() {
+    for name in ["node-http", "node-fetch"] {
+        let Some(probed) = Probed::start(&apps::named(name).unwrap()).await else {
+            return;
+        };
+        probed.wait("one").await;
+        // Whether a connection that is used again at once was waited for cannot always be told.
+        for pattern in ["seq2", "par2"] {
+            let row = probed.row(pattern).await;
+            let (right, calls) = (row.score.right, row.score.calls);
+            assert!(right * 10 >= calls * 9, "{}", report::line(&row));
+        }
+        for pattern in ["sleep", "saturated", "executor", "background", "late"] {
+            probed.row(pattern).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_only_has_pythons_name_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("python3.12");
+    let path_of = std::env::var_os("PATH").unwrap_or_default();
+    let node = std::env::split_paths(&path_of).map(|place| place.join("node"));
+    let Some(node) = node.into_iter().find(|file| file.is_file()) else {
+        return skip("no node");
+    };
+    symlink(node, &path).unwrap();
+    let interpreter: &'static str = path.to_str().unwrap().to_owned().leak();
+    let app = apps::interpreted(interpreter, "node.js");
+    let Some(probed) = Probed::start(&app).await else {
+        return;
+    };
+    for pattern in ["seq2", "par2", "background"] {
+        probed.row(pattern).await;
+    }
+}
