@@ -139,6 +139,8 @@ pub struct Conn {
     local: Option<SocketAddr>,
     /// When the kernel saw the latest request, as the bits of a moment.
     pub witnessed: AtomicU32,
+    /// What the gate before the program told of a request that the plain path gave up.
+    told: Mutex<Option<Verdict>>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Tells when to finish.
@@ -182,10 +184,18 @@ impl Conn {
     /// The request that caused the call which comes now, when the gate before the program tells.
     pub(super) async fn paced(&self) -> Option<Verdict> {
         let pacer = self.worker.shared.pacer.as_ref()?;
+        if let Some(told) = self.told.lock().take() {
+            return Some(told);
+        }
         match self.listener.direction() {
             Direction::Outbound => pacer.verdict().await,
             Direction::Inbound => None,
         }
+    }
+
+    /// Keeps what [`Conn::paced`] told, for whoever takes the request over.
+    pub(super) fn keep_paced(&self, told: Verdict) {
+        *self.told.lock() = Some(told);
     }
 
     /// The address that the other end connected to; `None` unless somebody says who sends the program's calls.
@@ -257,6 +267,7 @@ fn new_conn(
         evidence: AtomicU32::new(0),
         local,
         witnessed: AtomicU32::new(0),
+        told: Mutex::default(),
         scheme: "http",
         drain,
         phase: Phase::default(),

@@ -106,8 +106,11 @@ where
                 Err(_) => return After::Over(false),
             }
         }
-        let paced = conn.paced().await;
-        let (message, begun) = begin(conn, &mut read, bounds, paced);
+        let mut paced = conn.paced().await;
+        let (message, begun) = begin(conn, &mut read, bounds, &mut paced);
+        if let Some(told) = paced {
+            conn.keep_paced(told);
+        }
         let handover = match begun {
             Ok(begun) => {
                 // Boxed: a connection that waits does not carry the room for it.
@@ -141,7 +144,7 @@ fn begin(
     conn: &Arc<Conn>,
     read: &mut BytesMut,
     bounds: Bounds,
-    paced: Option<Verdict>,
+    paced: &mut Option<Verdict>,
 ) -> (Bytes, Result<relay::Begun, Option<Handover>>) {
     let mut lines = FieldLines::new();
     let Some(whole) = guard::whole(read, bounds, &mut lines) else {

@@ -81,7 +81,7 @@ pub(super) fn begin(
     message: &Bytes,
     whole: Whole,
     lines: &FieldLines,
-    paced: Option<Verdict>,
+    paced: &mut Option<Verdict>,
 ) -> Result<Begun, Option<Handover>> {
     let limits = &conn.snapshot.limits;
     if limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0 {
@@ -101,7 +101,7 @@ pub(super) fn begin(
     conn.phase.busy();
     let start = Instant::now();
     let closes = headers::connection_has(request.headers(), "close");
-    let mut exchange = traced::begin(conn, &mut request, slot, paced, start);
+    let mut exchange = traced::begin(conn, &mut request, slot, paced.take(), start);
     let content = message.get(whole.head..).unwrap_or_default();
     if !content.is_empty() {
         exchange.request = Some(Progress::whole(content.len() as u64));
