@@ -204,7 +204,7 @@ pub(super) mod fake {
         }
 
         fn is_written(&self, address: u64) -> bool {
-            address.is_multiple_of(8) && address >= 0x1_0000 && address < END
+            address.is_multiple_of(8) && (0x1_0000..END).contains(&address)
         }
     }
 }
