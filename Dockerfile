@@ -50,8 +50,8 @@ LABEL org.opencontainers.image.title="pillion" \
 COPY --from=build /src/target/release/pillion /pillion
 COPY LICENSE /LICENSE
 USER 65532:65532
-# Inbound, the program's HTTP proxy, admin. The last two listen on loopback unless configured otherwise.
-EXPOSE 15606 15601 15690
+# Inbound, the program's HTTP proxy, probes and metrics where admin.probe_listen says so. The admin port stays on loopback.
+EXPOSE 15606 15601 15691
 # Asks the admin port that the settings name, so a configuration file belongs into PILLION_CONFIG: what `run -c` is told
 # stays unknown here.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/pillion", "healthcheck"]

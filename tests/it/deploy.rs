@@ -177,6 +177,34 @@ fn the_manifest_is_what_kubernetes_takes() {
 }
 
 #[test]
+fn at_the_pods_address_are_probes_and_metrics_alone() {
+    let mut folders = vec![path("deploy")];
+    let mut files = vec![path("config/sidecar.yaml"), path("Dockerfile")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let found = entry.unwrap().path();
+            match found.is_dir() {
+                true => folders.push(found),
+                false => files.push(found),
+            }
+        }
+    }
+    assert!(files.len() > 20);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (line, shown) in text.lines().enumerate() {
+            let opens = shown.contains("15690") && !shown.contains("127.0.0.1:15690");
+            let opens = opens || shown.contains("ADMIN__LISTEN");
+            let (file, line) = (file.display(), line + 1);
+            assert!(!opens, "{file}:{line}: the admin port is for the pod alone");
+        }
+    }
+    for file in ["config/sidecar.yaml", "deploy/kubernetes/sidecar.yaml"] {
+        assert!(read(file).contains(":15691"), "{file}: a port for probes");
+    }
+}
+
+#[test]
 fn the_prometheus_example_is_what_prometheus_takes() {
     let Ok(output) = Command::new("promtool").arg("--version").output() else {
         return skip("promtool is not installed (tests/interop/install.sh debian)");
