@@ -36,6 +36,7 @@ use crate::app::receivers;
 use crate::app::sampling::Sampling;
 use crate::app::systemd;
 use crate::app::worker;
+use crate::config::Change;
 use crate::config::Config;
 use crate::config::Event;
 use crate::config::Loaded;
@@ -92,6 +93,8 @@ pub enum RunError {
 /// A proxy at work. Stop it with [`Running::stop`]; dropping it cuts everything.
 pub struct Running {
     pub(super) config: Mutex<Config>,
+    /// The settings at the start: those that need a restart are in force as they stand here.
+    started: Config,
     /// The effective configuration as text, secrets redacted.
     dump: Mutex<String>,
     metrics: Metrics,
@@ -296,6 +299,7 @@ impl Running {
             reporters,
             resource,
             cancel,
+            started: config.clone(),
             config: Mutex::new(config),
             admin_address: OnceLock::new(),
         });
@@ -404,16 +408,15 @@ impl Running {
 
     /// [`Running::reload`] with what hangs on a loaded configuration besides.
     fn apply(&self, loaded: &Loaded, logs: &Logs) -> Result<String, RunError> {
-        let waiting: Vec<String> = diff(&self.config.lock(), &loaded.config)
-            .needs_restart()
-            .map(|change| change.path.clone())
-            .collect();
+        let changed = diff(&self.started, &loaded.config);
+        let waiting: Vec<Change> = changed.needs_restart().cloned().collect();
         let changes = self.reload(loaded.config.clone())?;
         if !waiting.is_empty() {
-            let settings = waiting.join(", ");
+            let paths: Vec<&str> = waiting.iter().map(|change| &*change.path).collect();
+            let settings = paths.join(", ");
             warn!(settings, "changed settings wait for a restart");
         }
-        *self.dump.lock() = loaded.print();
+        *self.dump.lock() = loaded.print_reloaded(&waiting);
         logs.set_level(&loaded.config.log.level);
         Ok(changes)
     }

@@ -25,6 +25,8 @@ pub struct Change {
     pub path: String,
     /// When the new value takes effect.
     pub reload: Reload,
+    /// The value before, in one line; `None` where there was none. Secrets are redacted.
+    pub before: Option<String>,
 }
 
 /// Compares two configurations key by key.
@@ -45,6 +47,9 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         .map(|path| Change {
             path: path.to_string(),
             reload: schema.reload(path),
+            before: before
+                .get(path)
+                .map(|texts| texts.join(", ").replace(['\n', '\r'], " ")),
         })
         .collect();
     // Secrets look alike when printed; that they changed shows in the settings alone.
@@ -53,6 +58,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         changes.push(Change {
             path: "reporters".to_owned(),
             reload: schema.reload(&Path::parse("reporters")),
+            before: None,
         });
     }
     Diff { changes }

@@ -1,5 +1,6 @@
 //! The effective configuration as YAML that can be loaded again, each value with the place it came from.
 
+use crate::config::diff::Change;
 use crate::config::load::Loaded;
 use crate::config::node::Entry;
 use crate::config::node::Kind;
@@ -14,6 +15,19 @@ use crate::config::yaml;
 const REDACTED: &str = "<redacted>";
 
 impl Loaded {
+    /// [`Loaded::print`] after a reload: first what waits for a restart, with the values still in force.
+    pub fn print_reloaded(&self, waiting: &[Change]) -> String {
+        let mut out = String::new();
+        if !waiting.is_empty() {
+            out.push_str("# Changed since the start and waiting for a restart. Still in force:\n");
+        }
+        for Change { path, before, .. } in waiting {
+            let before = before.as_deref().filter(|text| !text.is_empty());
+            out.push_str(&format!("#   {path}: {}\n", before.unwrap_or("nothing")));
+        }
+        out + &self.print()
+    }
+
     /// The whole configuration as YAML. Every value carries a comment with its origin; secrets are redacted.
     pub fn print(&self) -> String {
         let mut out =

@@ -294,6 +294,11 @@ pub struct Timeouts {
     ///
     /// Unit: duration. Default: `0`. Reload: new connections.
     pub stall: HumanDuration,
+    /// Once we stop: a tunnel, upgraded or passed-on connection through which nothing moves for so long is closed. One that
+    /// moves goes on until `shutdown.drain_timeout` is over.
+    ///
+    /// Unit: duration. Default: `5s`. Reload: new connections.
+    pub tunnel_drain: HumanDuration,
     /// An idle upstream connection; an upstream's own `Keep-Alive: timeout` shortens it.
     ///
     /// Unit: duration. Default: `60s`. Reload: restart.
@@ -384,6 +389,7 @@ impl Default for Timeouts {
             pool: HumanDuration::from_secs(5),
             response: HumanDuration::from_secs(0),
             stall: HumanDuration::from_secs(0),
+            tunnel_drain: HumanDuration::from_secs(5),
             upstream_idle: HumanDuration::from_secs(60),
         }
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::net::drain::Watch;
+
 /// The watch over one counter, for code that polls.
 pub(super) struct Stall {
     limit: Duration,
@@ -59,11 +61,52 @@ pub(super) async fn unless_stalled<T>(
     .await
 }
 
+/// How watching a tunnel ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Watched<T> {
+    /// By itself.
+    Done(T),
+    /// The counter stood still for too long.
+    Stalled,
+    /// We are stopping, and the counter stood still for a moment.
+    Drained,
+}
+
+/// Awaits a tunnel, whose ends may have nothing to say for hours: for as long as its counter moves, and from the drain on
+/// for as long as it moves every `pause`. What does not end by itself is dropped.
+pub(super) async fn watch_tunnel<T>(
+    limit: Duration,
+    pause: Duration,
+    drain: &Watch,
+    progress: impl Fn() -> u64,
+    work: impl Future<Output = T>,
+) -> Watched<T> {
+    let idle_in_drain = async {
+        drain.signaled().await;
+        loop {
+            let seen = progress();
+            tokio::time::sleep(pause).await;
+            if progress() == seen {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = unless_stalled(limit, &progress, work) => match ended {
+            Some(done) => Watched::Done(done),
+            None => Watched::Stalled,
+        },
+        () = idle_in_drain => Watched::Drained,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::net::drain::Drain;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -87,5 +130,40 @@ mod tests {
     async fn without_a_limit_nothing_is_watched() {
         let long = tokio::time::sleep(1000 * LIMIT);
         assert!(unless_stalled(Duration::ZERO, || 0, long).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_tunnels_that_have_nothing_to_say() {
+        let pause = Duration::from_secs(5);
+        let counter = Cell::new(0);
+        let talks_until = |until: u64| {
+            let counter = &counter;
+            async move {
+                for _ in 0..until {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    counter.set(counter.get() + 1);
+                }
+                std::future::pending::<()>().await;
+            }
+        };
+        for (talks, at_least, why) in [(0, 105, "silent"), (200, 200, "talks on")] {
+            let (drain, start) = (Drain::new(), Instant::now());
+            let watch = drain.watch();
+            let watching = watch_tunnel(
+                Duration::ZERO,
+                pause,
+                &watch,
+                || counter.get(),
+                talks_until(talks),
+            );
+            let signal = async {
+                tokio::time::sleep(Duration::from_secs(100)).await;
+                drain.signal();
+            };
+            let (ended, ()) = tokio::join!(watching, signal);
+            assert_eq!(ended, Watched::Drained, "{why}");
+            let took = start.elapsed().as_secs();
+            assert!(took >= at_least && took <= at_least + 10, "{why}: {took}");
+        }
     }
 }

@@ -16,7 +16,8 @@ use crate::proxy::metered::Metered;
 use crate::proxy::relay;
 use crate::proxy::relay::Broken;
 use crate::proxy::relay::Way;
-use crate::proxy::stall::unless_stalled;
+use crate::proxy::stall::Watched;
+use crate::proxy::stall::watch_tunnel;
 use crate::proxy::traced;
 use crate::proxy::upstream::Opening;
 use crate::telemetry::metrics::CloseReason;
@@ -91,19 +92,22 @@ pub(super) async fn forward(
             },
         )
     };
-    let copied = unless_stalled(conn.snapshot.timeouts.stall.0, moved, copying).await;
+    let timeouts = &conn.snapshot.timeouts;
+    let (limit, pause) = (timeouts.stall.0, timeouts.tunnel_drain.0);
+    let copied = watch_tunnel(limit, pause, &conn.drain, moved, copying).await;
     let end = match copied {
-        None => End::Stall,
-        Some(Ok(_)) if down.ended() <= up.ended() => End::Server,
-        Some(Ok(_)) => End::Client,
-        Some(Err(true)) => End::ClientReset,
-        Some(Err(false)) => End::ServerReset,
+        Watched::Stalled => End::Stall,
+        Watched::Drained => End::Drain,
+        Watched::Done(Ok(_)) if down.ended() <= up.ended() => End::Server,
+        Watched::Done(Ok(_)) => End::Client,
+        Watched::Done(Err(true)) => End::ClientReset,
+        Watched::Done(Err(false)) => End::ServerReset,
     };
     match end {
         // The other side is to see what happened.
         End::ClientReset => original_dst::reset_on_close(&upstream),
         End::ServerReset => original_dst::reset_on_close(downstream.inner()),
-        End::Client | End::Server | End::Stall => {}
+        End::Client | End::Server | End::Stall | End::Drain => {}
     }
     if let Some(span) = &mut span {
         span.set("pillion.tunnel.bytes_sent", up.passed() as i64);
@@ -112,7 +116,7 @@ pub(super) async fn forward(
         match end {
             End::ServerReset => span.fail("connection_reset"),
             End::Stall => span.fail("timeout"),
-            End::Client | End::ClientReset | End::Server => {}
+            End::Client | End::ClientReset | End::Server | End::Drain => {}
         }
     }
     open.reason = match end {
@@ -120,12 +124,14 @@ pub(super) async fn forward(
         End::ServerReset => CloseReason::Error,
         End::Client | End::ClientReset => CloseReason::Local,
         End::Stall => CloseReason::Timeout,
+        End::Drain => CloseReason::Drain,
     };
     match end {
         End::Client => CloseReason::Peer,
         End::ClientReset => CloseReason::Error,
         End::Server | End::ServerReset => CloseReason::Local,
         End::Stall => CloseReason::Timeout,
+        End::Drain => CloseReason::Drain,
     }
 }
 
@@ -178,6 +184,8 @@ enum End {
     ServerReset,
     /// Nothing moved for too long.
     Stall,
+    /// We, who stop, as nothing moved.
+    Drain,
 }
 
 impl End {
@@ -188,6 +196,7 @@ impl End {
             Self::Server => "server",
             Self::ServerReset => "server_reset",
             Self::Stall => "timeout",
+            Self::Drain => "drain",
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use http::Request;
 use http::Response;
@@ -28,7 +29,8 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::Conn;
 use crate::proxy::phase::Phase;
-use crate::proxy::stall::unless_stalled;
+use crate::proxy::stall::Watched;
+use crate::proxy::stall::watch_tunnel;
 use crate::proxy::target;
 use crate::telemetry::metrics::ErrorType;
 
@@ -40,6 +42,8 @@ pub(super) struct Pending {
     downstream: OnUpgrade,
     upstream: Upstream,
     drain: Watch,
+    /// How long it may be silent once we stop.
+    pause: Duration,
     phase: Phase,
 }
 
@@ -69,6 +73,7 @@ pub(super) async fn connect(
         downstream: hyper::upgrade::on(&mut request),
         upstream: Upstream::Connected(upstream),
         drain: conn.drain.clone(),
+        pause: conn.snapshot.timeouts.tunnel_drain.0,
         phase: conn.phase.clone(),
     };
     let mut response = Response::new(());
@@ -83,6 +88,7 @@ impl Pending {
             downstream,
             upstream: Upstream::Upgraded(upstream),
             drain: conn.drain.clone(),
+            pause: conn.snapshot.timeouts.tunnel_drain.0,
             phase: conn.phase.clone(),
         }
     }
@@ -95,15 +101,17 @@ impl Pending {
     }
 
     async fn run(self, mut exchange: Box<Exchange>) {
-        let _held = self.drain;
+        let end = (&self.drain, self.pause);
         let copying = async {
             let downstream = TokioIo::new(self.downstream.await.map_err(io::Error::other)?);
             match self.upstream {
                 Upstream::Upgraded(upstream) => {
                     let upstream = TokioIo::new(upstream.await.map_err(io::Error::other)?);
-                    copy(downstream, upstream, &mut exchange).await
+                    copy(downstream, upstream, end, &mut exchange).await
                 }
-                Upstream::Connected(upstream) => copy(downstream, upstream, &mut exchange).await,
+                Upstream::Connected(upstream) => {
+                    copy(downstream, upstream, end, &mut exchange).await
+                }
             }
         };
         match copying.await {
@@ -118,7 +126,13 @@ impl Pending {
     }
 }
 
-async fn copy<A, B>(downstream: A, mut upstream: B, exchange: &mut Exchange) -> io::Result<()>
+/// `end`: when we stop, and how long the tunnel may then be silent.
+async fn copy<A, B>(
+    downstream: A,
+    mut upstream: B,
+    end: (&Watch, Duration),
+    exchange: &mut Exchange,
+) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -130,11 +144,14 @@ where
     };
     let copying =
         tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER);
-    let copied = unless_stalled(exchange.stall_limit(), || bytes.sum(), copying).await;
+    let (drain, pause) = end;
+    let limit = exchange.stall_limit();
+    let copied = watch_tunnel(limit, pause, drain, || bytes.sum(), copying).await;
     exchange.tunneled(bytes.up(), bytes.down());
     match copied {
-        Some(copied) => copied.map(|_| ()),
-        None => Err(io::ErrorKind::TimedOut.into()),
+        Watched::Done(copied) => copied.map(|_| ()),
+        Watched::Stalled => Err(io::ErrorKind::TimedOut.into()),
+        Watched::Drained => Ok(()),
     }
 }
 

@@ -128,6 +128,16 @@ fn a_changed_file_takes_effect_and_says_what_changed() {
     assert!(line.contains("workers (restart)"), "{line}");
     let dump = proxy.ask("GET", "/config_dump");
     assert!(dump.contains("routes: [/a]"), "{dump}");
+    // Read again, it still waits; as it was at the start, it does not.
+    let waits = "waiting for a restart. Still in force:\n#   workers: 0\n";
+    assert!(dump.contains(waits), "{dump}");
+    proxy.ask("POST", "/reload");
+    let dump = proxy.ask("GET", "/config_dump");
+    assert!(dump.contains(waits), "{dump}");
+    proxy.write("spans: {routes: [/b]}\nworkers: 0\n");
+    proxy.ask("POST", "/reload");
+    let dump = proxy.ask("GET", "/config_dump");
+    assert!(!dump.contains("waiting") && dump.contains("/b"), "{dump}");
 }
 
 #[test]

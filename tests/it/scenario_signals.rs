@@ -1,9 +1,17 @@
-//! SIGTERM right after a response, again and again: the span of that response is never lost.
+//! SIGTERM right after a response, again and again: the span of that response is never lost. And with tunnels open.
 
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -12,6 +20,7 @@ use crate::support::collector::Reply;
 use crate::support::collector::Speaks;
 use crate::support::http;
 use crate::support::otlp;
+use crate::support::pillion::LIMIT;
 use crate::support::pillion::Pillion;
 use crate::support::upstream::Upstream;
 
@@ -115,4 +124,60 @@ fn sigterm_right_after_the_first_listener_opened_is_a_clean_end() {
             process.stderr()
         );
     }
+}
+
+/// A tunnel to an address through the proxy, with its 200 read.
+fn tunnel(proxy: u16, to: SocketAddr) -> TcpStream {
+    let mut tunnel = TcpStream::connect(("127.0.0.1", proxy)).unwrap();
+    tunnel.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(tunnel, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tunnel.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200"));
+    tunnel
+}
+
+#[test]
+fn a_silent_tunnel_does_not_hold_the_end_up_and_a_busy_one_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let echo = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for conn in listener.incoming() {
+            let conn = conn.unwrap();
+            std::thread::spawn(move || std::io::copy(&mut &conn, &mut &conn));
+        }
+    });
+    let config = json!({
+        "outbound": { "listen": "127.0.0.1:0" },
+        "admin": { "listen": "127.0.0.1:0" },
+        "timeouts": { "tunnel_drain": "400ms" },
+        // Longer than the wait for the end.
+        "shutdown": { "drain_timeout": "2m" },
+        "reporters": [{ "log": {} }],
+        "sampling": { "constant": { "decision": true } },
+    });
+    let mut process = Pillion::run(&config.to_string());
+    let proxy = process.port("outbound");
+    let (mut silent, mut busy) = (tunnel(proxy, echo), tunnel(proxy, echo));
+    process.signal(Signal::TERM);
+    let started = Instant::now();
+    let mut byte = [0];
+    while started.elapsed() < Duration::from_secs(2) {
+        busy.write_all(b"x").unwrap();
+        busy.read_exact(&mut byte).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(
+        silent.read(&mut byte).unwrap(),
+        0,
+        "closed in an orderly way"
+    );
+    assert!(process.wait().success(), "{}", process.stderr());
+    let spans = process.stdout();
+    assert_eq!(spans.lines().count(), 2, "{spans}");
+    assert!(!spans.contains("error.type"), "{spans}");
 }
