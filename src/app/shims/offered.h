@@ -47,7 +47,7 @@ static int64_t seconds(void) {
 }
 
 /* A descriptor of memory of the right size that nobody can make smaller; -1 for anything else. */
-static int ask(void) {
+static int receive_memory(void) {
   struct timeval wait = {0, WAIT_MS * 1000};
   char greeting[sizeof GREETING] = "";
   union {
@@ -91,7 +91,7 @@ static void look(int64_t now) {
   if (syscall(SYS_newfstatat, AT_FDCWD, offered.sun_path, &found, 0) == 0) {
     int same = slots && found.st_dev == socket_device && found.st_ino == socket_inode &&
                found.st_ctim.tv_sec == socket_changed.tv_sec && found.st_ctim.tv_nsec == socket_changed.tv_nsec;
-    int memory = same ? -1 : ask();
+    int memory = same ? -1 : receive_memory();
     if (memory >= 0) {
       int flags = MAP_SHARED | (slots ? MAP_FIXED : 0);
       void *map = mmap(slots, PORTS * sizeof(slot), PROT_READ | PROT_WRITE, flags, memory, 0);
