@@ -111,7 +111,7 @@ pub static ANNOTATIONS: &[Annotation] = &[
     Annotation {
         name: "shims",
         values: "`true`, `false`",
-        meaning: "Mount the start-up shims and have Node.js, Python and Ruby load them ([linking](linking.md)).",
+        meaning: "Mount the start-up shims and have Node.js, Python, Ruby and Java load them ([linking](linking.md)).",
         read: |wishes, text| boolean(text).map(|value| wishes.shims = value),
     },
     Annotation {

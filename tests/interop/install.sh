@@ -6,6 +6,7 @@
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
 #   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
 #   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize    kafka/*.jar
+#   kube/etcd    kube/VERSION/kube-apiserver    kube/VERSION/kube-controller-manager
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
 set -uo pipefail
@@ -17,11 +18,13 @@ jaeger_commit=798e4b0fcf22609e381df764a01461affd813e1e # v2.20.0
 zipkin_version=3.5.1
 helm_version=v3.16.4
 kustomize_version=v5.5.0
+kubernetes_versions=(v1.29.6 v1.33.13 v1.36.3)
+etcd_version=v3.6.16
 skipped=0
 
 main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
-  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kafka kubernetes)
+  local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kafka kubernetes apiservers)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
@@ -212,6 +215,67 @@ install_kubernetes() {
   else
     go_tool kustomize "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version"
   fi
+}
+
+# The servers that ask the injector, without kubelet and scheduler: pods are made and never run.
+install_apiservers() {
+  if ! command -v go >/dev/null; then
+    skip "API servers: no Go toolchain"
+    return
+  fi
+  local version
+  mkdir -p "$tools/kube"
+  kube_program etcd go.etcd.io/etcd/server/v3 "$etcd_version" "" "$tools/kube/etcd"
+  for version in "${kubernetes_versions[@]}"; do
+    mkdir -p "$tools/kube/$version"
+    for program in kube-apiserver kube-controller-manager; do
+      kube_program "$program" k8s.io/kubernetes "$version" "/cmd/$program" "$tools/kube/$version/$program"
+    done
+  done
+}
+
+# kube_program NAME MODULE VERSION FOLDER BINARY
+kube_program() {
+  local name=$1 version=$3 binary=$5
+  if [[ $(cat "$binary.version" 2>/dev/null) = "$version" ]]; then
+    have "$name $version"
+    return
+  fi
+  echo "building $name $version, this takes minutes"
+  if try "$name-$version" kube_build "$2" "$version" "$2$4" "$binary"; then
+    echo "$version" >"$binary.version"
+    have "$name $version"
+  else
+    skip "$name $version: $(reason "$name-$version")"
+  fi
+}
+
+# kube_build MODULE VERSION PACKAGE BINARY. What Kubernetes takes from its own tree is published under its version with 0 in
+# front; checksums as for the wrapper above. Without the providers of clouds, which old versions hold in a module that is gone.
+kube_build() {
+  local module=$1 version=$2 package=$3 binary=$4 build dir part flags=-X\ k8s.io/component-base/version
+  build=$(mktemp -d) || return
+  dir=$(cd "$build" && module_dir "$module@$version") || return
+  {
+    echo "module pillion.invalid/tests/interop/kube"
+    grep '^go ' "$dir/go.mod"
+    echo "require $module $version"
+    sed -n 's|^\t\(k8s.io/[a-z-]*\) v0.0.0\( .*\)\{0,1\}$|\1|p' "$dir/go.mod" | sort -u | while read -r part; do
+      # The module proxy does not have these of 1.29.6.
+      case $part@$version in
+        k8s.io/endpointslice@v1.29.6 | k8s.io/kube-controller-manager@v1.29.6) echo "replace $part => $part v0.29.0" ;;
+        *) echo "replace $part => $part v0.${version#v1.}" ;;
+      esac
+    done
+  } >"$build/go.mod"
+  printf '//go:build tools\n\npackage tools\n\nimport _ "%s"\n' "$package" >"$build/tools.go"
+  install -m 644 "$dir/go.sum" "$build/go.sum"
+  flags="$flags.gitVersion=$version $flags.gitMajor=1 $flags.gitMinor=$(cut -d. -f2 <<<"$version")"
+  (cd "$build" && GOFLAGS="${GOFLAGS:-} -mod=mod" \
+    nice go build -p 2 -tags providerless -trimpath -ldflags="-s -w $flags" -o "$binary" "$package")
+  local status=$?
+  rm -rf "$build"
+  return $status
 }
 
 # go_tool NAME PACKAGE@VERSION

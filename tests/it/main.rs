@@ -8,6 +8,7 @@
 
 mod admin;
 mod agents_python;
+mod apiserver;
 mod captures;
 mod cli;
 mod codec_python;

@@ -10,19 +10,32 @@ use crate::injector::recorded;
 use crate::injector::variable;
 use crate::support::kubernetes;
 
-/// The rows of the table in `tests/data/admission/README.md`: file, path, outcome.
+/// The recordings: file, path and outcome by the table in `tests/data/admission/README.md`.
 fn table() -> Vec<(String, String, String)> {
     let text = std::fs::read_to_string(data("README.md")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.map(|row| {
+    let files = std::fs::read_dir(data(".")).unwrap();
+    let mut names: Vec<String> = files
+        .filter_map(|file| file.unwrap().file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(".json")?.to_owned()))
+        .collect();
+    names.sort();
+    let mut found = Vec::new();
+    for row in rows {
         let cells: Vec<&str> = row
             .split('|')
             .map(|cell| cell.trim_matches([' ', '`']))
             .collect();
-        let name = cells[0].strip_suffix(".json").unwrap();
-        (name.to_owned(), cells[1].to_owned(), cells[2].to_owned())
-    })
-    .collect()
+        let before = found.len();
+        for name in &names {
+            let (shape, _) = name.rsplit_once('-').unwrap();
+            if shape == cells[0] {
+                found.push((name.clone(), cells[1].to_owned(), cells[2].to_owned()));
+            }
+        }
+        assert!(found.len() > before, "no recording of {}", cells[0]);
+    }
+    found
 }
 
 #[tokio::test]
@@ -175,8 +188,11 @@ async fn shims_join_what_containers_set_already() {
             { "name": "NODE_OPTIONS", "value": "--enable-source-maps --require=/pillion-shims/node/pillion.js" },
             { "name": "_PILLION_HELD_PYTHONPATH", "valueFrom": { "configMapKeyRef": { "name": "orders", "key": "path" } } },
             { "name": "PYTHONPATH", "value": "/pillion-shims/python:$(_PILLION_HELD_PYTHONPATH)" },
+            { "name": "LD_PRELOAD", "value": "/usr/lib/libjemalloc.so.2:/pillion-shims/libpillion_thread.so" },
             { "name": "AFTER", "value": "$(PYTHONPATH)" },
             { "name": "RUBYOPT", "value": "-r/pillion-shims/ruby/pillion.rb" },
+            { "name": "JAVA_TOOL_OPTIONS", "value": "-javaagent:/pillion-shims/java/pillion.jar" },
+            { "name": "_PILLION_EVIDENCE", "value": "unix:/pillion-shims/evidence.sock" },
         ])
     );
     let worker = &found.container("worker")["env"];
@@ -184,7 +200,7 @@ async fn shims_join_what_containers_set_already() {
         worker[0]["valueFrom"]["secretKeyRef"]["optional"], true,
         "left as it was"
     );
-    assert_eq!(worker.as_array().unwrap().len(), 3, "{worker}");
+    assert_eq!(worker.as_array().unwrap().len(), 6, "{worker}");
     let warnings = found.warnings().join("\n");
     assert!(
         warnings.contains("container worker: RUBYOPT may be missing"),
@@ -199,16 +215,26 @@ async fn shims_join_what_containers_set_already() {
         let mounts = found.container(name)["volumeMounts"].as_array().unwrap();
         assert!(mounts.contains(&mount), "{name}");
     }
-    assert_eq!(
-        variable(found.container("pillion"), "PILLION_LINKING__SHIMS"),
-        "true"
-    );
+    let sidecar = found.container("pillion");
+    for (name, value) in [
+        ("PILLION_LINKING__SHIMS", "true"),
+        ("PILLION_LINKING__PRELOAD", "true"),
+        (
+            "PILLION_LINKING__PRELOAD_SOCKET",
+            "/pillion-shims/evidence.sock",
+        ),
+    ] {
+        assert_eq!(variable(sidecar, name), value, "{name}");
+    }
+    let mounts = sidecar["volumeMounts"].as_array().unwrap();
+    let writable = json!({ "name": "pillion-shims", "mountPath": "/pillion-shims" });
+    assert!(mounts.contains(&writable), "the socket is made there");
 }
 
 #[tokio::test]
 async fn probes_reach_the_program_or_ask_the_sidecar_about_it() {
     let webhook = Webhook::start(json!({}));
-    let found = webhook.recorded("deployment-tcp-grpc-probes-1.37").await;
+    let found = webhook.recorded("deployment-tcp-grpc-probes-1.36").await;
     let sql = found.container("sql");
     let asked = json!({ "path": "/tcp/5432", "port": 15691 });
     assert_eq!(sql["startupProbe"]["httpGet"], asked);
@@ -230,7 +256,7 @@ async fn probes_reach_the_program_or_ask_the_sidecar_about_it() {
         "the default does"
     );
 
-    let found = webhook.recorded("deployment-probe-agent-1.32").await;
+    let found = webhook.recorded("deployment-probe-agent-1.33").await;
     let agents = variable(
         found.container("pillion"),
         "PILLION_SPANS__IGNORE_USER_AGENTS",
@@ -367,7 +393,7 @@ async fn without_redirection_programs_get_a_proxy() {
         "not redirected, not changed"
     );
 
-    let found = webhook.recorded("no-redirect-1.31").await;
+    let found = webhook.recorded("no-redirect-1.33").await;
     assert_eq!(
         variable(found.container("ship"), "HTTP_PROXY"),
         "http://proxy:3128"
@@ -392,9 +418,9 @@ async fn what_cannot_be_injected_says_why() {
             "the pod is for nodes with Windows",
         ),
         ("windows-os-1.33", "the pod is for nodes with Windows"),
-        ("windows-affinity-1.35", "the pod is for nodes with Windows"),
+        ("windows-affinity-1.36", "the pod is for nodes with Windows"),
         (
-            "mesh-1.32",
+            "mesh-1.33",
             "istio-proxy redirects the connections of the pod already",
         ),
         (

@@ -218,9 +218,26 @@ impl Pillion {
 
 impl Drop for Pillion {
     fn drop(&mut self) {
+        // A program that `exec` started does not end with it when that is killed.
+        let programs = children(self.child.id());
         self.child.kill().ok();
         self.child.wait().ok();
+        for program in programs {
+            rustix::process::kill_process(program, Signal::KILL).ok();
+        }
     }
+}
+
+/// The processes that a process has started and that still run.
+fn children(of: u32) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{of}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let ids = |list: String| -> Vec<Pid> {
+        let numbers = list.split_whitespace().filter_map(|id| id.parse().ok());
+        numbers.filter_map(Pid::from_raw).collect()
+    };
+    lists.flat_map(ids).collect()
 }
 
 impl Lines {
