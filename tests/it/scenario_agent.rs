@@ -199,6 +199,27 @@ async fn four_clients_report_and_sample_as_with_jaegers_own_receivers() {
     }
 }
 
+/// Starts with nothing sampled, so what it says comes from the sidecar.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opentelemetrys_remote_sampler_asks_the_sidecar() {
+    let Some(node) = apps::node() else { return };
+    let pillion = proxy::Pillion::start(json!({
+        "receivers": everywhere(),
+        "sampling": { "probabilistic": { "rate": 0.875 } },
+    }));
+    let endpoint = format!("http://{}", pillion.address("jaeger.sampling"));
+    let variables = [("ENDPOINT", endpoint.as_str()), ("SERVICE", "shop")];
+    let process = apps::run(&node, "asks_opentelemetry.js", &[], &variables);
+    let limit = Duration::from_secs(30);
+    let printed = tokio::time::timeout(limit, apps::output(process, "the sampler")).await;
+    let printed = printed.unwrap();
+    assert!(printed.contains("0.875"), "{printed}");
+    let told = pillion
+        .metric("pillion_receiver_strategies_total", &["own"])
+        .await;
+    assert!(told >= 1.0, "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_benchmark_against_jaegers_agent_loses_nothing_in_its_short_form() {
     let all = ["python", "node", "go", "java"];
