@@ -15,7 +15,7 @@ pub struct Config {
     ///
     /// Unit: boolean. Default: `true`. Reload: restart.
     pub enabled: bool,
-    /// Memory for recent spans; the oldest traces make room. A span of a request takes about 750 bytes.
+    /// Memory for recent spans; the oldest traces make room.
     ///
     /// Unit: size (`"32MiB"`). Default: `2MiB`. Reload: restart.
     pub max_bytes: ByteSize,

@@ -3,7 +3,8 @@
 //! `request_path pieces` runs each piece many times, each time inside [`measured`]. Under callgrind, with collection
 //! switched on by that function and a dump after it, every dump is one line of the output; `tests/bench/instructions`
 //! does that and compares two commits. `request_path serve ARGUMENTS` is the `pillion` program, so that whole
-//! exchanges are counted without building another executable.
+//! exchanges are counted without building another executable; each line on its standard input is answered by one
+//! after [`pillion_bench_mark`] ran, so that who counts can tell the phases of a run apart.
 
 #![allow(clippy::print_stdout, reason = "its output is its result")]
 #![allow(missing_docs, reason = "a benchmark has no callers")]
@@ -68,7 +69,10 @@ fn main() -> std::process::ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next();
     match arguments.next() {
-        Some(mode) if mode == "serve" => pillion::cli::run(program.into_iter().chain(arguments)),
+        Some(mode) if mode == "serve" => {
+            std::thread::spawn(marks);
+            pillion::cli::run(program.into_iter().chain(arguments))
+        }
         Some(mode) if mode == "pieces" => {
             pieces();
             std::process::ExitCode::SUCCESS
@@ -79,6 +83,22 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::SUCCESS
         }
     }
+}
+
+/// Runs [`pillion_bench_mark`] for each line that comes.
+fn marks() {
+    for _ in std::io::stdin().lines() {
+        pillion_bench_mark();
+        println!("marked");
+    }
+}
+
+/// Where a phase of a run ends: does nothing. Its name is known to `tests/bench/instructions`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+#[allow(unsafe_code, reason = "a name that callgrind can be told")]
+extern "C" fn pillion_bench_mark() {
+    black_box(());
 }
 
 /// What is counted. Its name is known to `tests/bench/instructions`.

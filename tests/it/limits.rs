@@ -115,6 +115,87 @@ async fn requests_beyond_the_limit_are_told_to_come_again() {
 }
 
 #[tokio::test]
+async fn overload_holds_no_more_than_its_limits() {
+    const LIMIT: usize = 4;
+    const CALLERS: usize = 40;
+    const EACH: usize = 25;
+    const SPANS: usize = 300;
+    const QUEUE: f64 = 64.0;
+    const BATCH: f64 = 16.0;
+    let (go, held) = tokio::sync::watch::channel(false);
+    let upstream = Recorder::start(move |_, mut peer| {
+        let mut held = held.clone();
+        async move {
+            while peer.request().await.is_ok() {
+                held.wait_for(|go| *go).await.unwrap();
+                peer.send(OK).await;
+            }
+        }
+    })
+    .await;
+    // Takes spans and says nothing.
+    let collector = Recorder::start(|_, mut peer| async move {
+        peer.rest().await.ok();
+    })
+    .await;
+    let queue =
+        json!({ "capacity": QUEUE as u64, "batch": BATCH as u64, "flush_interval": "10ms" });
+    let settings = json!({
+        "limits": { "requests": LIMIT },
+        "sampling": { "constant": { "decision": true } },
+        "reporters": [
+            { "otlp": { "endpoint": format!("http://{}", collector.addr), "queue": queue } },
+        ],
+    });
+    let proxy = Pillion::inbound_to(upstream.addr, settings);
+    let mut callers = Vec::new();
+    for n in 1..=CALLERS {
+        let mut caller = Peer::connect(proxy.inbound()).await;
+        caller.send(GET).await;
+        // Who comes first is served: the rest would have to guess who that is.
+        while n <= LIMIT && proxy.metric("pillion_http_active_requests", &[]).await < n as f64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        callers.push(caller);
+    }
+    for caller in callers.iter_mut().skip(LIMIT) {
+        for _ in 0..EACH {
+            let answer = caller.response().await.unwrap();
+            assert!(is_refusal(&answer, "503"), "{}", show(&answer));
+            caller.send(GET).await;
+        }
+        assert!(is_refusal(&caller.response().await.unwrap(), "503"));
+    }
+    let is = async |name: &str, labels: &[&str], expected: usize| {
+        let found = proxy.metric(name, labels).await;
+        assert!((found - expected as f64).abs() < 0.5, "{name} is {found}");
+    };
+    let shed = (CALLERS - LIMIT) * (EACH + 1);
+    is("pillion_rejections_total", &["reason=\"requests\""], shed).await;
+    is("pillion_http_active_requests", &[], LIMIT).await;
+    let upwards = ["direction=\"inbound\"", "peer=\"upstream\""];
+    is("pillion_connections_opened_total", &upwards, LIMIT).await;
+    is("pillion_spans_started_total", &[], LIMIT).await;
+
+    go.send(true).unwrap();
+    for caller in callers.iter_mut().take(LIMIT) {
+        assert_eq!(caller.response().await.unwrap(), OK);
+    }
+    for _ in LIMIT..SPANS {
+        callers[0].send(GET).await;
+        assert_eq!(callers[0].response().await.unwrap(), OK);
+        let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
+        assert!(waiting <= QUEUE + BATCH, "{waiting} spans wait");
+    }
+    let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
+    let dropped = ["reason=\"queue_full\""];
+    let lost = SPANS - waiting as usize;
+    is("pillion_reporter_spans_dropped_total", &dropped, lost).await;
+    is("pillion_http_active_requests", &[], 0).await;
+    is("pillion_connections_opened_total", &upwards, LIMIT).await;
+}
+
+#[tokio::test]
 async fn whoever_is_slow_holds_up_only_the_own_exchange() {
     const LARGE: usize = 8 << 20;
     let upstream = Recorder::start(|_, mut peer| async move {

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import resource
 import subprocess
 import time
 
@@ -132,12 +133,21 @@ def footprint(bench, proxy, idle_counts):
         time.sleep(0.5)
         result["idle_mib"] = process.memory()
         for count in idle_counts:
-            result[f"conns_{count}_mib"] = with_idle(bench, wiring.listen, process, count)
+            opened = min(count, most_idle(proxy))
+            result[f"conns_{count}_mib"] = with_idle(bench, wiring.listen, process, opened)
+            if opened < count:
+                result[f"conns_{count}_opened"] = opened
         if idle_counts:
             # Only where something was open can something have been given back.
             time.sleep(3)
             result["closed_mib"] = process.memory()
         return result
+
+
+def most_idle(proxy):
+    """Connections that may be open: what copies bytes has an upstream one for each, and both count as its files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (files - 200) // (1 if proxy.http else 2)
 
 
 def first_answer(process, port):
