@@ -15,6 +15,8 @@ use crate::net::process::Search;
 /// Between two searches: soon at first, seldom when nothing is found or nothing changes.
 const SOON: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(5);
+/// Where requests are paced: until then a child that the program has started holds that up.
+const PACED: Duration = Duration::from_secs(1);
 
 /// What is seen.
 #[derive(Debug, Clone, Default)]
@@ -52,12 +54,12 @@ impl Running {
                     return;
                 };
                 search = again;
+                if let Some(pacer) = &shared.pacer {
+                    pacer.look_at(search.found.clone());
+                }
                 if is_changed {
                     let class = Class::of(&search.found);
                     shared.in_flight.is_of(class);
-                    if let Some(pacer) = &shared.pacer {
-                        pacer.look_at(search.found.clone());
-                    }
                     tell(&search.found, class);
                     // It may still be starting.
                     pause = SOON;
@@ -68,7 +70,10 @@ impl Running {
                     hidden: search.hidden,
                 }));
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(SELDOM);
+                pause = (pause * 2).min(match shared.pacer.is_some() {
+                    true => PACED,
+                    false => SELDOM,
+                });
             }
         };
         let cancel = self.cancel.clone();

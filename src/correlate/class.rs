@@ -97,6 +97,7 @@ mod tests {
             event_loop,
             threads: 1,
             green_threads,
+            children: "".into(),
             probes: Vec::new(),
         }
     }

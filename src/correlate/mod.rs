@@ -111,9 +111,9 @@ pub enum Mode {
 #[serde(deny_unknown_fields, default)]
 pub struct Pacing {
     /// The share of sampled requests that are paced: while the program works on one of them, what else is for the program
-    /// waits. Needs to see the program's threads rest (`/proc`); where it does not, nothing is paced. Costs throughput.
+    /// waits. Needs to see the program's threads rest (`/proc`); where it does not, nothing is paced. Costs throughput. 0 is off.
     ///
-    /// Unit: 0 to 1. Default: `0` (off). Reload: restart to turn it on, else live.
+    /// Unit: 0 to 1. Default: `0`. Reload: restart.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub share: f64,
     /// How long the program may work on one delivery while others wait. If it takes longer its calls get no parent.
@@ -122,7 +122,7 @@ pub struct Pacing {
     pub window: HumanDuration,
     /// How long a paced delivery may wait for its turn. Then it is delivered as others are.
     ///
-    /// Unit: duration. Default: `20ms`. Reload: restart.
+    /// Unit: duration. Default: `50ms`. Reload: restart.
     pub patience: HumanDuration,
 }
 
@@ -131,7 +131,7 @@ impl Default for Pacing {
         Self {
             share: 0.0,
             window: HumanDuration::from_millis(5),
-            patience: HumanDuration::from_millis(20),
+            patience: HumanDuration::from_millis(50),
         }
     }
 }

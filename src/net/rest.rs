@@ -9,6 +9,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 
+use memchr::memmem;
+
+use crate::model::Text;
+use crate::net::process::Program;
+use crate::net::process::children;
 use crate::net::process::stat;
 use crate::net::sock_diag::Diag;
 
@@ -26,6 +31,8 @@ pub struct Rest {
 struct Process {
     pid: i32,
     started: u64,
+    /// Its children when it was looked at.
+    children: Text,
     /// Open files tell of a thread without a look-up of its name.
     threads: Vec<(u32, File)>,
 }
@@ -42,14 +49,21 @@ impl Rest {
         })
     }
 
-    /// Looks at these processes from now on: number and start of each.
-    pub fn look_at(&mut self, processes: impl Iterator<Item = (i32, u64)>) {
-        let process = |(pid, started)| Process {
-            pid,
-            started,
+    /// Looks at these processes from now on.
+    pub fn look_at(&mut self, programs: &[Program]) {
+        let process = |program: &Program| Process {
+            pid: program.pid,
+            started: program.started,
+            children: program.children.clone(),
             threads: Vec::new(),
         };
-        self.processes = processes.map(process).collect();
+        self.processes = programs.iter().map(process).collect();
+    }
+
+    /// True when these are all processes that were found: none has children that were not there then.
+    pub fn is_whole(&self) -> bool {
+        let mut all = self.processes.iter();
+        all.all(|process| children(process.pid) == process.children)
     }
 
     /// True when no thread does anything, and every byte sent to the socket with these ends (the program's first) was
@@ -81,7 +95,8 @@ impl Process {
         let all_sleep = self.threads.iter().all(|(_, file)| sleeps(file));
         if !all_sleep {
             // One may have ended while another began.
-            self.threads.retain(|(_, file)| state(file).is_some());
+            self.threads
+                .retain(|(_, file)| state(file, &mut [0; 128]).is_some());
         }
         all_sleep
     }
@@ -104,14 +119,23 @@ impl Process {
     }
 }
 
+/// Threads of the Java virtual machine that work beside the program, not for it: what they compile changes nothing.
+/// Those that collect garbage hold the program up, so they count.
+const ASIDE: [&[u8]; 3] = [
+    b"(C1 CompilerThre)",
+    b"(C2 CompilerThre)",
+    b"(VM Periodic Tas)",
+];
+
 fn sleeps(file: &File) -> bool {
-    state(file) == Some(b'S')
+    let mut line = [0; 128];
+    state(file, &mut line) == Some(b'S')
+        || ASIDE.iter().any(|name| memmem::find(&line, name).is_some())
 }
 
 /// The letter behind the name; `None` for a thread that has ended.
-fn state(file: &File) -> Option<u8> {
-    let mut line = [0; 128];
-    let len = file.read_at(&mut line, 0).ok()?;
+fn state(file: &File, line: &mut [u8; 128]) -> Option<u8> {
+    let len = file.read_at(line, 0).ok()?;
     let line = line.get(..len)?;
     line.get(memchr::memrchr(b')', line)? + 2).copied()
 }
@@ -125,6 +149,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::net::process::look;
 
     fn becomes(rest: &mut Rest, expected: bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -133,9 +158,8 @@ mod tests {
         }
     }
 
-    fn started(child: &Child) -> (i32, u64) {
-        let pid = i32::try_from(child.id()).unwrap();
-        (pid, stat(pid).unwrap().started)
+    fn seen(child: &Child) -> Program {
+        look(i32::try_from(child.id()).unwrap()).unwrap()
     }
 
     #[test]
@@ -148,18 +172,22 @@ mod tests {
             .unwrap();
         let mut rest = Rest::new().unwrap();
         assert!(!rest.is_resting(None), "nothing is looked at");
-        let both = [started(&sleeping), started(&busy)];
-        rest.look_at(both.into_iter());
+        let mut both = [seen(&sleeping), seen(&busy)];
+        rest.look_at(&both);
         becomes(&mut rest, true);
         drop(busy.stdin.take());
         becomes(&mut rest, false);
         busy.kill().unwrap();
         busy.wait().unwrap();
         assert!(!rest.is_resting(None), "one has ended");
-        rest.look_at(both.into_iter().take(1));
+        rest.look_at(&both[..1]);
         becomes(&mut rest, true);
-        let (pid, started) = both[0];
-        rest.look_at([(pid, started + 1)].into_iter());
+        assert!(rest.is_whole());
+        both[0].children = "1 ".into();
+        rest.look_at(&both[..1]);
+        assert!(!rest.is_whole(), "it has other children");
+        both[0].started += 1;
+        rest.look_at(&both[..1]);
         assert!(!rest.is_resting(None), "another program with its number");
         sleeping.kill().unwrap();
         sleeping.wait().unwrap();

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::net::process::Program;
-use crate::net::process::look;
+use crate::net::process::look::look_again;
 use crate::net::process::stat;
 use crate::net::sock_diag::Diag;
 
@@ -13,7 +13,7 @@ use crate::net::sock_diag::Diag;
 const MAX_PROCESSES: usize = 4_096;
 const MAX_FDS: usize = 4_096;
 /// Every so many searches look at all processes, however little seems to have changed.
-const THOROUGH: u32 = 15;
+const THOROUGH: u32 = 6;
 
 /// Looks for the processes behind a port, again and again.
 #[derive(Debug)]
@@ -44,13 +44,13 @@ impl Search {
         })
     }
 
-    /// Looks again. True: `found` has changed.
+    /// Looks again. True: `found` has other processes, or other programs in them.
     ///
     /// All processes are looked at when the sockets are others, when one that was found has ended or become another
     /// program, and now and then.
     pub fn again(&mut self) -> bool {
         let sockets = self.diag.listeners(self.port).unwrap_or_default();
-        let is_same = sockets == self.sockets && self.found.iter().all(Program::is_alive);
+        let is_same = sockets == self.sockets && self.found.iter().all(Program::is_same);
         let is_due = self.n_searches.is_multiple_of(THOROUGH);
         self.n_searches = self.n_searches.wrapping_add(1);
         self.sockets = sockets;
@@ -58,11 +58,15 @@ impl Search {
             true => self.found.iter().map(|program| program.pid).collect(),
             false => self.holders(),
         };
-        let found: Vec<Program> = pids.into_iter().filter_map(look).collect();
-        // How many threads there are says nothing new.
+        let before = |pid| self.found.iter().find(|program| program.pid == pid);
+        let found = pids
+            .into_iter()
+            .filter_map(|pid| look_again(pid, before(pid)));
+        let found: Vec<Program> = found.collect();
+        // How many threads and children there are says nothing new.
         let is_like = |(one, other): (&Program, &Program)| {
             let mut one = one.clone();
-            (one.threads, one.probes) = (other.threads, other.probes.clone());
+            (one.threads, one.children) = (other.threads, other.children.clone());
             one == *other
         };
         let is_changed =

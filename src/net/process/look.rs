@@ -11,6 +11,7 @@ use crate::model::Text;
 use crate::net::process::EventLoop;
 use crate::net::process::Program;
 use crate::net::process::Runtime;
+use crate::net::process::children;
 use crate::net::process::stat;
 
 /// Most bytes of a list of mapped files that are read: some thousand libraries.
@@ -31,6 +32,11 @@ const TOKIO_MARK: &[u8] = b"/src/runtime/scheduler/";
 
 /// Looks at a process. `None`: there is none.
 pub fn look(pid: i32) -> Option<Program> {
+    look_again(pid, None)
+}
+
+/// Looks at a process that was like this before: its file is not searched twice.
+pub(super) fn look_again(pid: i32, before: Option<&Program>) -> Option<Program> {
     let stat = stat(pid)?;
     let file = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let name = name_of(pid, file.as_deref());
@@ -42,6 +48,10 @@ pub fn look(pid: i32) -> Option<Program> {
         threads: thread_names(pid),
     };
     let (mut runtime, version) = runtime_of(&name, &seen.maps);
+    let same = before.filter(|before| before.started == stat.started && before.name == name);
+    if let (Runtime::Unknown, Some(same)) = (runtime, same) {
+        runtime = same.runtime;
+    }
     if runtime == Runtime::Unknown && seen.is_open {
         // The link leads to the very file, even when another one has its name now.
         runtime = compiled_for(Path::new(&format!("/proc/{pid}/exe")));
@@ -55,6 +65,7 @@ pub fn look(pid: i32) -> Option<Program> {
         event_loop: event_loop_of(runtime, &seen),
         threads: stat.threads,
         green_threads: has_green_threads(runtime, &seen),
+        children: children(pid),
         probes: Vec::new(),
     })
 }

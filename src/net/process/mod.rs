@@ -12,6 +12,7 @@ use crate::model::Text;
 pub use find::Search;
 pub use look::look;
 pub use stat::Stat;
+pub use stat::children;
 pub use stat::stat;
 
 /// One process of the program.
@@ -34,6 +35,10 @@ pub struct Program {
     pub threads: usize,
     /// Threads that the kernel does not know: greenlets, virtual threads.
     pub green_threads: bool,
+    /// The processes that its first thread started, as the kernel lists them: another list, and there are others to look
+    /// at. Empty too where the kernel does not list them.
+    #[serde(skip)]
+    pub children: Text,
     /// What looks into the runtime, and what may not.
     pub probes: Vec<Probe>,
 }
@@ -102,9 +107,10 @@ impl Program {
         probes.any(|probe| probe.name == name && probe.refused.is_none())
     }
 
-    /// True while the same program runs in the same process.
-    pub fn is_alive(&self) -> bool {
+    /// True while the process is there and has the same children.
+    pub fn is_same(&self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.started == self.started)
+            && children(self.pid) == self.children
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::model::Text;
+
 /// What is read of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -18,6 +20,13 @@ pub struct Stat {
 /// The process's line; `None` when there is no such process.
 pub fn stat(pid: i32) -> Option<Stat> {
     parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The processes that a process's first thread has started and that are there: their numbers. Empty where the kernel
+/// does not list them.
+pub fn children(pid: i32) -> Text {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    Text::from(list.unwrap_or_default())
 }
 
 /// Reads a line. The name in it may hold anything, even parentheses: what counts stands behind the last one.

@@ -157,3 +157,44 @@ fn whoever_holds_a_listening_socket_is_found_and_its_end_noticed() {
     assert!(search.again(), "it has ended");
     assert_eq!(search.found, []);
 }
+
+#[test]
+fn a_fork_and_an_exec_are_noticed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    // Its standard input is the socket, so files tell it what to do.
+    let script = "until test -e fork; do sleep 0.01; done; sleep 60 <&0 & \
+                  until test -e exec; do sleep 0.01; done; exec sleep 61";
+    let child = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(directory.path())
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+        .spawn();
+    let mut child = child.unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    let mut search = Search::new(port).unwrap();
+    let until = |search: &mut Search, what: &str, is_so: &dyn Fn(&Program) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !search.found.iter().any(is_so) {
+            assert!(Instant::now() < deadline, "{what}: {:?}", search.found);
+            search.again();
+        }
+    };
+    until(&mut search, "bash", &|one| {
+        one.pid == pid && one.name == "bash"
+    });
+    std::fs::write(directory.path().join("fork"), "").unwrap();
+    let is_fork = |one: &Program| one.pid != pid && one.name != "bash";
+    until(&mut search, "a process that was forked", &is_fork);
+    std::fs::write(directory.path().join("exec"), "").unwrap();
+    let is_another = |one: &Program| one.pid == pid && one.name != "bash";
+    until(&mut search, "another program in its place", &is_another);
+    let pids: Vec<i32> = search.found.iter().map(|program| program.pid).collect();
+    for pid in pids {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+    }
+    child.wait().unwrap();
+    assert!(search.again());
+}
