@@ -9,9 +9,9 @@ use crate::proxy::pacing::Pacer;
 
 /// Destinations that are told apart; others are one.
 const MAX_DESTINATIONS: usize = 64;
-/// Calls before anything is said, and after which half is forgotten.
+/// Calls before anything is said, and after which the older ones are forgotten.
 const FEWEST: u32 = 32;
-const FORGET: u32 = 512;
+const FORGET: u32 = 64;
 /// One call in so many at the ceiling makes it a limit.
 const OFTEN: u32 = 5;
 
@@ -24,9 +24,13 @@ pub(super) struct Load {
 #[derive(Default)]
 struct Ceiling {
     under_way: usize,
+    /// Most calls at once among the latest and the ones before them.
     most: usize,
+    most_lately: usize,
+    /// How many calls were looked at, and how many were at the ceiling.
     n_calls: u32,
     n_at_most: u32,
+    n_lately: u32,
 }
 
 /// A call under way, while this lives.
@@ -54,10 +58,14 @@ impl Load {
     pub(super) fn begin(&mut self, destination: &str, in_flight: usize) {
         let ceiling = self.of(destination);
         ceiling.under_way += 1;
-        if ceiling.n_calls >= FORGET {
+        if ceiling.n_lately == FORGET {
+            ceiling.most = ceiling.most_lately;
+            (ceiling.most_lately, ceiling.n_lately) = (0, 0);
             (ceiling.n_calls, ceiling.n_at_most) = (ceiling.n_calls / 2, ceiling.n_at_most / 2);
         }
         ceiling.n_calls += 1;
+        ceiling.n_lately += 1;
+        ceiling.most_lately = ceiling.most_lately.max(ceiling.under_way);
         if ceiling.under_way > ceiling.most {
             (ceiling.most, ceiling.n_at_most) = (ceiling.under_way, 0);
         } else if ceiling.under_way == ceiling.most && in_flight > ceiling.most {
@@ -70,11 +78,16 @@ impl Load {
         ceiling.under_way = ceiling.under_way.saturating_sub(1);
     }
 
-    /// True when calls to some destination seem to be limited.
+    /// True when calls to some destination seem to be limited, or there were too few to say.
     pub(super) fn is_limited(&self) -> bool {
-        self.destinations.values().any(|ceiling| {
-            ceiling.n_calls >= FEWEST && ceiling.n_at_most.saturating_mul(OFTEN) > ceiling.n_calls
-        })
+        let mut known = self
+            .destinations
+            .values()
+            .filter(|one| one.n_calls >= FEWEST);
+        let Some(first) = known.next() else {
+            return true;
+        };
+        first.is_limit() || known.any(Ceiling::is_limit)
     }
 
     fn of(&mut self, destination: &str) -> &mut Ceiling {
@@ -87,6 +100,12 @@ impl Load {
             self.destinations.insert(name.into(), Ceiling::default());
         }
         self.destinations.entry(name.into()).or_default()
+    }
+}
+
+impl Ceiling {
+    fn is_limit(&self) -> bool {
+        self.n_at_most.saturating_mul(OFTEN) > self.n_calls
     }
 }
 
@@ -118,6 +137,13 @@ mod tests {
             (0..calls).for_each(|_| load.end("db"));
         }
         assert!(!load.is_limited(), "it comes and goes");
+        (0..4).for_each(|_| load.begin("db", 32));
+        for _ in 0..200 {
+            load.end("db");
+            load.begin("db", 32);
+        }
+        assert!(load.is_limited(), "what there was before is forgotten");
+        assert!(Load::default().is_limited(), "nothing is known");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use verdicts::Standing;
 /// Longest wait of a call for what its window says, beyond the window itself.
 const VERDICT: Duration = Duration::from_millis(50);
 /// Most deliveries that wait for a window: beyond that requests are not paced.
-const MAX_WANTED: usize = 8;
+const MAX_WANTED: usize = 3;
 
 /// The gate before the program.
 pub struct Pacer {
@@ -189,6 +189,7 @@ impl Pacer {
             && self.n_bypasses.load(Ordering::Relaxed) == 0
             && !self.programs.load().is_empty()
             && self.queue.lock().wanted.len() < MAX_WANTED
+            && !self.load.lock().is_limited()
     }
 
     /// What is delivered next on this connection is for `owner`: alone if that is paced, as everything else if it is not.

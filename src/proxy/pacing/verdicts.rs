@@ -15,7 +15,7 @@ const FORGET: u32 = 512;
 /// More than one in so many windows that do not end in time: the program is too busy.
 const LATE: u32 = 2;
 /// How long nothing is paced then; twice as long each time.
-const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// What a window takes, before any did.
 const USUAL: Duration = Duration::from_micros(500);
@@ -97,6 +97,7 @@ impl Verdicts {
             self.paced.halve();
             self.idle.halve();
             self.n_late /= 2;
+            self.n_pauses = 0;
         }
     }
 

@@ -3,6 +3,7 @@
 //! It closes the gate, waits for the program to rest, and grants one delivery after the other until none waits or the
 //! others have waited long enough. Then the gate stands open for as long as it was closed.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -19,6 +20,10 @@ use crate::proxy::pacing::Verdict;
 use crate::proxy::pacing::Wanted;
 use crate::proxy::pacing::Window;
 
+/// So many windows' time the program has for what it was given before; meanwhile it does not lack work. And so long do
+/// windows follow each other before the gate opens.
+const BACKLOG: u32 = 6;
+const CHAIN: u32 = 2;
 /// Between two looks at the program.
 const LOOK: Duration = Duration::from_micros(20);
 /// So many looks in a row must find it at rest.
@@ -53,39 +58,41 @@ impl Pacer {
             }
             let now = self.programs.load_full();
             if !Arc::ptr_eq(&now, &programs) {
-                rest.look_at(now.iter().map(|program| (program.pid, program.started)));
+                rest.look_at(&now);
                 programs = now;
             }
-            let closed = Instant::now();
-            self.run_windows(&mut rest);
+            let took = self.run_windows(&mut rest);
             self.open();
             // The others get as much time as the paced ones had.
-            sleep(closed.elapsed().min(self.window * 2));
+            sleep(took);
         }
         self.open();
     }
 
-    /// Closes the gate and grants deliveries.
-    fn run_windows(&self, rest: &mut Rest) {
-        let closed = Instant::now();
+    /// Closes the gate and grants deliveries. How long others waited for that although the program was at rest.
+    fn run_windows(&self, rest: &mut Rest) -> Duration {
         self.is_closed.store(true, Ordering::SeqCst);
-        if !self.nothing_passes() || !self.comes_to_rest(rest, None) {
+        // Calls that are older than the first window are read before it.
+        let rests = rest.is_whole()
+            && self.nothing_passes()
+            && self.comes_to_rest(rest, None, self.window * BACKLOG);
+        if !rests || !self.workers_come_round() {
             self.verdicts.lock().never_rested();
             self.give_up_late();
-            return;
+            return self.window;
         }
-        while closed.elapsed() < self.window {
+        let begun = Instant::now();
+        while begun.elapsed() < self.window * CHAIN {
             if self.verdicts.lock().is_idle_due() {
                 self.idle_window();
             }
             self.give_up_late();
-            let Some(wanted) = self.queue.lock().wanted.pop_front() else {
-                return;
-            };
-            if !self.paced_window(wanted, rest) {
-                return;
+            let wanted = self.queue.lock().next();
+            if !wanted.is_some_and(|wanted| self.paced_window(wanted, rest)) {
+                break;
             }
         }
+        begun.elapsed()
     }
 
     /// One delivery. False: the program has not come to rest.
@@ -104,7 +111,8 @@ impl Pacer {
                 .is_some_and(|window| window.is_delivered)
         });
         let ends = Some(link.ends);
-        let rests = is_delivered && self.nothing_passes() && self.comes_to_rest(rest, ends);
+        let rests =
+            is_delivered && self.nothing_passes() && self.comes_to_rest(rest, ends, self.window);
         let in_time = rests && self.workers_come_round();
         let Some(window) = self.queue.lock().window.take() else {
             return false;
@@ -152,10 +160,11 @@ impl Pacer {
     fn comes_to_rest(
         &self,
         rest: &mut Rest,
-        ends: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
+        ends: Option<(SocketAddr, SocketAddr)>,
+        limit: Duration,
     ) -> bool {
         let mut n_looks = 0;
-        self.until(self.window, || {
+        self.until(limit, || {
             n_looks = match rest.is_resting(ends) {
                 true => n_looks + 1,
                 false => 0,
@@ -192,7 +201,13 @@ impl Pacer {
     fn give_up_late(&self) {
         let patience = self.patience;
         let mut queue = self.queue.lock();
-        queue.give_up(|wanted| wanted.since.elapsed() > patience || wanted.owner.has_ended());
+        queue.give_up(|wanted| {
+            let patience = match wanted.link.side {
+                Side::Ours => patience,
+                Side::Theirs => patience * 2,
+            };
+            wanted.since.elapsed() > patience || wanted.owner.has_ended()
+        });
     }
 
     fn until(&self, limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
@@ -210,6 +225,13 @@ impl Pacer {
 }
 
 impl Queue {
+    /// Responses first: what was begun is worth more than what could be.
+    fn next(&mut self) -> Option<Wanted> {
+        let begun = |wanted: &Wanted| wanted.link.side == Side::Theirs;
+        let at = self.wanted.iter().position(begun).unwrap_or(0);
+        self.wanted.remove(at)
+    }
+
     fn give_up(&mut self, which: impl Fn(&Wanted) -> bool) {
         self.wanted.retain(|wanted| {
             let gives_up = which(wanted);
