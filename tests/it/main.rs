@@ -29,6 +29,7 @@ mod ledger;
 mod library_alone;
 mod limits;
 mod linking;
+mod linking_hostile;
 mod operations;
 mod pages;
 mod preload;
