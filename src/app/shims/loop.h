@@ -138,7 +138,7 @@ static uint16_t cause_in_loop(struct connection *c) {
 }
 
 /* The loop asks for events. Not zero: it gets none this time. */
-static int ask(int timeout) {
+static int asks(int timeout) {
   turn.handling = (struct request){0};
   /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
   uint64_t looked = turn.returned - turn.returned % MILLISECOND;
@@ -150,7 +150,7 @@ static int ask(int timeout) {
 
 #define WAIT(call)                        \
   if (!is_loop()) return call(max);       \
-  if (ask(timeout)) return 0;             \
+  if (asks(timeout)) return 0;             \
   int n = call(max > 1 ? 1 : max);        \
   turn.returned = now();                  \
   return n
