@@ -43,6 +43,8 @@ pub(super) struct Exchange {
     pub guard: Option<InboundGuard>,
     /// The request body, when there is one.
     pub request: Option<Arc<Progress>>,
+    /// It is paced, and not to learn alone.
+    pub is_paced: bool,
     /// A call of the program that is under way, where requests are paced.
     pub busy: Option<Busy>,
     /// The upstream connection, while the response is under way.
@@ -98,6 +100,7 @@ impl Exchange {
             span,
             guard: None,
             request: None,
+            is_paced: false,
             busy: None,
             lease: None,
             response_bytes: 0,
@@ -305,7 +308,7 @@ impl Exchange {
             span.set("pillion.exchange.canceled", true);
         }
         let inbound = self.guard.as_ref().map(InboundGuard::inbound);
-        if inbound.is_some_and(|inbound| inbound.is_paced()) {
+        if self.is_paced && inbound.is_some_and(|inbound| inbound.is_paced()) {
             span.set("pillion.link.paced", true);
         }
         if self.kind == Kind::Client {

@@ -158,6 +158,7 @@ fn pace<B>(
         let allowed = in_flight.class().allows(correlate::Method::Pacing);
         if is_recording && allowed && pacer.wants(share) {
             guard.inbound().pace(true);
+            exchange.is_paced = pacer.is_sure();
         }
         return;
     }

@@ -138,7 +138,7 @@ async fn check_paced(app: &str) {
         let plan = Plan {
             pattern: Pattern::named(name).unwrap(),
             concurrency: 8,
-            n_requests: 600,
+            n_requests: 1_500,
             ids: Ids::Blinded,
             run: 0,
         };

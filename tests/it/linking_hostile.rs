@@ -50,7 +50,7 @@ fn get(to: SocketAddr, path: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(LIMIT))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n"
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

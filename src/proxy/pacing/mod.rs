@@ -4,7 +4,7 @@
 //! everything else that is for the program, the program comes to rest, the delivery passes, the program comes to rest
 //! again. A call that came meanwhile was caused by the delivery, unless something speaks against it: the program did not
 //! come to rest in time, it answered somebody meanwhile (a thread that is free takes up something older), its calls
-//! queue for connections, or bytes reach it that the gate does not see. Some windows deliver nothing: what comes out of
+//! queue for connections, bytes reach it that the gate does not see, or too little was seen of requests of this kind. Some windows deliver nothing: what comes out of
 //! those the program does by itself, and that tells how often the others err.
 //!
 //! `windows` runs them in a thread of its own; here is what passes the gate, and what asks. With pacing off there is
@@ -61,6 +61,8 @@ pub struct Pacer {
     /// Told when a delivery wants a window.
     wanted: Condvar,
     verdicts: Mutex<Verdicts>,
+    /// What windows say is believed by now.
+    is_sure: AtomicBool,
     /// No request is paced for now.
     is_resting: AtomicBool,
     is_over: AtomicBool,
@@ -148,6 +150,7 @@ impl Pacer {
             queue: Mutex::default(),
             wanted: Condvar::new(),
             verdicts: Mutex::default(),
+            is_sure: AtomicBool::new(false),
             is_resting: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             load: Mutex::default(),
@@ -190,6 +193,11 @@ impl Pacer {
             && !self.programs.load().is_empty()
             && self.queue.lock().wanted.len() < MAX_WANTED
             && !self.load.lock().is_limited()
+    }
+
+    /// True when what windows say is believed: until then requests are paced to learn.
+    pub(super) fn is_sure(&self) -> bool {
+        self.is_sure.load(Ordering::Relaxed)
     }
 
     /// What is delivered next on this connection is for `owner`: alone if that is paced, as everything else if it is not.

@@ -26,6 +26,7 @@ impl Scene {
         let program = Command::new("sleep").arg("60").spawn().unwrap();
         let found = look(i32::try_from(program.id()).unwrap()).unwrap();
         pacer.look_at(vec![found]);
+        pacer.verdicts.lock().learned();
         let running = pacer.clone();
         let thread = std::thread::spawn(move || running.run(Rest::new().unwrap()));
         Self {
@@ -116,9 +117,10 @@ async fn what_belongs_to_nobody_or_to_one_that_has_ended_passes() {
     request.inbound().pace(false);
     scene.pacer.deliver(Side::Ours, 2, Some(request.inbound()));
     assert!(is_let_through(&ours), "not paced");
+    let before = scene.pacer.standing().windows;
     scene.pacer.end();
     let request = scene.paced();
     scene.pacer.deliver(Side::Ours, 2, Some(request.inbound()));
     drop(pass(&ours).await);
-    assert_eq!(scene.pacer.standing().windows, 0);
+    assert_eq!(scene.pacer.standing().windows, before);
 }

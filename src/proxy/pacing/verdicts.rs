@@ -1,7 +1,10 @@
 //! How good windows are: what came out of those that delivered nothing, and how many did not end in time.
 
+use std::collections::HashSet;
 use std::time::Duration;
 use std::time::Instant;
+
+use crate::correlate::Shape;
 
 /// Windows with nothing delivered: every second one at first, then every so many.
 const AT_FIRST: u64 = 40;
@@ -12,6 +15,11 @@ const LEAST: f64 = 0.995;
 const FEWEST: u32 = 8;
 /// After so many windows the older half counts half.
 const FORGET: u32 = 512;
+/// One request in so many that has neither a call nor an answer in its first window: it waits for something that is not
+/// seen, a timer or a place in a queue, and then calls in a window of another.
+const SILENT: u32 = 20;
+/// Kinds of requests that are remembered; what is new is watched first.
+const KINDS: usize = 256;
 /// More than one in so many windows that do not end in time: the program is too busy.
 const LATE: u32 = 2;
 /// How long nothing is paced then; twice as long each time.
@@ -27,6 +35,10 @@ pub(super) struct Verdicts {
     paced: Sum,
     idle: Sum,
     n_late: u32,
+    /// First windows of requests, and those with neither call nor answer.
+    n_first: u32,
+    n_silent: u32,
+    kinds: HashSet<Shape>,
     n_turns: u64,
     until: Option<Instant>,
     n_pauses: u32,
@@ -101,6 +113,55 @@ impl Verdicts {
         }
     }
 
+    /// A request of this kind is delivered. Nothing is known of a kind that is new, nor of the others beside it.
+    pub(super) fn meets(&mut self, kind: Shape) {
+        if self.kinds.contains(&kind) {
+            return;
+        }
+        if self.kinds.len() < KINDS {
+            self.kinds.insert(kind);
+        }
+        self.forget();
+    }
+
+    /// The first window of a request has ended, in time.
+    pub(super) fn first(&mut self, is_silent: bool) {
+        if self.n_first >= FORGET {
+            (self.n_first, self.n_silent) = (self.n_first / 2, self.n_silent / 2);
+        }
+        self.n_first += 1;
+        self.n_silent += u32::from(is_silent);
+    }
+
+    /// True when enough was seen to believe what windows say.
+    pub(super) fn is_sure(&self) -> bool {
+        self.idle.n_windows >= FEWEST
+            && self.n_first >= FEWEST
+            && self.p() >= LEAST
+            && !self.has_silent()
+    }
+
+    /// For tests: enough was seen, of requests of no kind.
+    #[cfg(test)]
+    pub(super) fn learned(&mut self) {
+        self.meets(Shape::NONE);
+        for _ in 0..2 * FEWEST {
+            self.paced(1, USUAL, true);
+            self.idle(0, USUAL);
+            self.first(false);
+        }
+    }
+
+    fn has_silent(&self) -> bool {
+        self.n_silent.saturating_mul(SILENT) > self.n_first
+    }
+
+    fn forget(&mut self) {
+        (self.paced, self.idle) = (Sum::default(), Sum::default());
+        (self.n_late, self.n_turns) = (0, 0);
+        (self.n_first, self.n_silent) = (0, 0);
+    }
+
     /// The program did not come to rest before a delivery.
     pub(super) fn never_rested(&mut self) {
         self.paced(0, Duration::ZERO, false);
@@ -128,7 +189,8 @@ impl Verdicts {
             return true;
         }
         self.until = None;
-        let errs = self.idle.n_windows >= FEWEST && self.p() < LEAST;
+        let is_silent = self.n_first >= 2 * FEWEST && self.has_silent();
+        let errs = is_silent || (self.idle.n_windows >= FEWEST && self.p() < LEAST);
         let is_busy = self.paced.n_windows >= 2 * FEWEST
             && self.n_late.saturating_mul(LATE) > self.paced.n_windows;
         if !errs && !is_busy {
@@ -139,8 +201,7 @@ impl Verdicts {
             .min(MAX_PAUSE);
         self.n_pauses += 1;
         self.until = Some(now + pause);
-        (self.paced, self.idle) = (Sum::default(), Sum::default());
-        (self.n_late, self.n_turns) = (0, 0);
+        self.forget();
         true
     }
 
@@ -213,6 +274,31 @@ mod tests {
             assert!((verdicts.p() - p).abs() < 1e-9, "{why}: {}", verdicts.p());
             assert_eq!(verdicts.is_paused(now), paused, "{why}");
         }
+    }
+
+    #[test]
+    fn windows_are_believed_when_requests_call_in_their_first_ones() {
+        let sure = |n_first: u32, each_silent: u32| {
+            let mut verdicts = after(2 * FEWEST, 1, 0);
+            for n in 1..=n_first {
+                verdicts.first(n.is_multiple_of(each_silent));
+            }
+            (verdicts.is_sure(), verdicts.is_paused(Instant::now()))
+        };
+        for (n_first, each_silent, expected, why) in [
+            (FEWEST - 1, 100, (false, false), "too few"),
+            (99, 100, (true, false), "each calls at once"),
+            (100, 50, (true, false), "one in fifty waits for something"),
+            (100, 10, (false, true), "one in ten does"),
+            (100, 1, (false, true), "all sleep first"),
+        ] {
+            assert_eq!(sure(n_first, each_silent), expected, "{why}");
+        }
+        let mut verdicts = after(2 * FEWEST, 1, 0);
+        (0..100).for_each(|_| verdicts.first(false));
+        assert!(verdicts.is_sure());
+        verdicts.meets(Shape::NONE);
+        assert!(!verdicts.is_sure(), "a new kind of request");
     }
 
     #[test]

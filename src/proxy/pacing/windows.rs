@@ -101,6 +101,10 @@ impl Pacer {
             link, owner, waker, ..
         } = wanted;
         let begun = Instant::now();
+        let is_first = link.side == Side::Ours;
+        if is_first {
+            self.verdicts.lock().meets(owner.arrival.operation);
+        }
         self.queue.lock().window = Some(Window::new(link.id));
         waker.wake();
         let is_delivered = self.until(GRANTED, || {
@@ -124,9 +128,14 @@ impl Pacer {
         if is_delivered {
             verdicts.paced(window.calls.len(), begun.elapsed(), in_time);
         }
-        let p = verdicts.p();
+        if is_first && in_time {
+            verdicts.first(window.calls.is_empty() && window.n_answers == 0);
+        }
+        let (p, is_sure) = (verdicts.p(), verdicts.is_sure());
         drop(verdicts);
-        window.tell(is_clean.then_some((owner, p)));
+        self.is_sure.store(is_sure, Ordering::Relaxed);
+        let is_believed = is_clean && is_sure;
+        window.tell(is_believed.then_some((owner, p)));
         in_time
     }
 
