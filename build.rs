@@ -25,17 +25,6 @@ fn main() {
     println!("cargo::rustc-env=PILLION_BUILD_COMMIT={commit}");
     println!("cargo::rustc-env=PILLION_BUILD_RUSTC={version}");
     build_preload();
-    fold_code();
-}
-
-/// Keeps one of functions that are the same instruction by instruction, which generic code makes many of: a twentieth
-/// of the program. Where the linker can: the one that the compiler brings along for this target does.
-fn fold_code() {
-    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
-    if is("TARGET", "x86_64-unknown-linux-gnu") && is("PROFILE", "release") {
-        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
-        println!("cargo::rustc-link-arg-examples=-Wl,--icf=all");
-    }
 }
 
 /// The library for programs of the target's architecture, with any C library. An empty file stands for none.

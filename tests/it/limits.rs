@@ -185,13 +185,17 @@ async fn overload_holds_no_more_than_its_limits() {
         callers[0].send(GET).await;
         assert_eq!(callers[0].response().await.unwrap(), OK);
         let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
-        assert!(waiting <= QUEUE + BATCH, "{waiting} spans wait");
+        // One more may just have been counted and not yet been turned away.
+        assert!(waiting <= QUEUE + BATCH + 1.0, "{waiting} spans wait");
+    }
+    // The last exchange ends a moment after its caller has the answer.
+    while proxy.metric("pillion_http_active_requests", &[]).await > 0.5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
     let dropped = ["reason=\"queue_full\""];
     let lost = SPANS - waiting as usize;
     is("pillion_reporter_spans_dropped_total", &dropped, lost).await;
-    is("pillion_http_active_requests", &[], 0).await;
     is("pillion_connections_opened_total", &upwards, LIMIT).await;
 }
 

@@ -6,6 +6,7 @@
 //! handed over to the library with all bytes, so that it is judged, answered and counted in one place. A connection that
 //! was handed over stays there. A connection that waits holds no buffer.
 
+mod begin;
 mod chunks;
 mod relay;
 mod request;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -30,12 +30,9 @@ use crate::net::rewind::Rewind;
 use crate::proxy::config::AppProtocol;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::guard;
 use crate::proxy::guard::Bounds;
-use crate::proxy::guard::FieldLines;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
-use crate::proxy::pacing::Verdict;
 use crate::proxy::patience::Patience;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Read;
@@ -107,7 +104,7 @@ where
             }
         }
         let mut paced = conn.paced().await;
-        let (message, begun) = begin(conn, &mut read, bounds, &mut paced);
+        let (message, begun) = begin::begin(conn, &mut read, bounds, &mut paced);
         if let Some(told) = paced {
             conn.keep_paced(told);
         }
@@ -137,26 +134,6 @@ where
         });
         return After::Library(handover);
     }
-}
-
-/// Takes the request at the front of `read`, if it is whole, and begins its exchange.
-fn begin(
-    conn: &Arc<Conn>,
-    read: &mut BytesMut,
-    bounds: Bounds,
-    paced: &mut Option<Verdict>,
-) -> (Bytes, Result<relay::Begun, Option<Handover>>) {
-    let mut lines = FieldLines::new();
-    let Some(whole) = guard::whole(read, bounds, &mut lines) else {
-        return (Bytes::new(), Err(None));
-    };
-    let len = whole.head + whole.content;
-    let message: Bytes = match read.len() == len {
-        true => std::mem::take(read).freeze(),
-        false => read.split_to(len).freeze(),
-    };
-    let begun = relay::begin(conn, &message, whole, &lines, paced);
-    (message, begun)
 }
 
 /// Appends what is there to `read`. The buffer lives on the stack of each poll.

@@ -22,24 +22,15 @@ use tokio::io::ReadBuf;
 use super::Caller;
 use super::Handover;
 use super::How;
+use super::begin::Begun;
 use super::chunks::Chunks;
 use super::poll_read;
-use super::request;
-use super::request::Lines;
 use super::response;
 use super::response::Content;
-use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward;
-use crate::proxy::guard::FieldLines;
-use crate::proxy::guard::Whole;
-use crate::proxy::headers;
 use crate::proxy::listener::Conn;
-use crate::proxy::pacing::Verdict;
-use crate::proxy::target;
-use crate::proxy::target::Target;
-use crate::proxy::traced;
 use crate::proxy::upstream::Lease;
 use crate::proxy::upstream::Read;
 use crate::proxy::upstream::Speaker;
@@ -59,85 +50,6 @@ pub(super) enum End {
     Over(bool),
     /// Not for us. The request is to be read again.
     Library(Handover),
-}
-
-/// An exchange that has begun: what goes where.
-pub(super) struct Begun {
-    exchange: Box<Exchange>,
-    target: Target,
-    out: Vec<u8>,
-    /// The caller wants no further exchange.
-    closes: bool,
-    start: Instant,
-}
-
-/// Begins the exchange of the request that `message` is, which has these `lines`, and which `paced` caused, by the gate before the program. What it takes up is gone when this
-/// returns, so that the exchange does not carry it.
-///
-/// # Errors
-/// The request is the library's.
-pub(super) fn begin(
-    conn: &Arc<Conn>,
-    message: &Bytes,
-    whole: Whole,
-    lines: &FieldLines,
-    paced: &mut Option<Verdict>,
-) -> Result<Begun, Option<Handover>> {
-    let limits = &conn.snapshot.limits;
-    if limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0 {
-        return Err(None);
-    }
-    let head = message.slice(..whole.head);
-    let lines = Lines {
-        head: &head,
-        fields: lines,
-    };
-    let mut request = request::read(lines).ok_or(None)?;
-    // Whether a response has content depends on more than its head then.
-    if request.method() == http::Method::HEAD {
-        return Err(None);
-    }
-    let slot = conn.worker.shared.admit(limits.requests).ok_or(None)?;
-    conn.phase.busy();
-    let start = Instant::now();
-    let closes = headers::connection_has(request.headers(), "close");
-    let mut exchange = traced::begin(conn, &mut request, slot, paced.take(), start);
-    let content = message.get(whole.head..).unwrap_or_default();
-    if !content.is_empty() {
-        exchange.request = Some(Progress::whole(content.len() as u64));
-    }
-    match prepare(conn, request, lines, content) {
-        Ok((target, out)) => Ok(Begun {
-            exchange,
-            target,
-            out,
-            closes,
-            start,
-        }),
-        Err(error) => {
-            let how = How::Failed(error);
-            Err(Some(Handover { exchange, how }))
-        }
-    }
-}
-
-/// Where the request goes, and the bytes that do.
-fn prepare(
-    conn: &Conn,
-    mut request: http::Request<()>,
-    lines: Lines<'_>,
-    content: &[u8],
-) -> Result<(Target, Vec<u8>), ProxyError> {
-    forward::check(conn, &request)?;
-    let target = forward::lead(conn, &mut request, false)?;
-    let (mut parts, ()) = request.into_parts();
-    let has_content = match content.is_empty() {
-        true => target::Content::None,
-        false => target::Content::Some,
-    };
-    target.rewrite(&mut parts, has_content)?;
-    let out = request::write(&parts, lines, content);
-    Ok((target, out))
 }
 
 /// Serves one request. `ahead` takes what the caller sends behind it.
