@@ -207,8 +207,13 @@ async fn it_leaves_in_order() {
     webhook.review("/mutate", &review).await;
     webhook.process.stop();
     let log = webhook.process.stderr();
+    let asked = &review["request"];
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let namespace = text(&asked["namespace"]);
+    let prefix = text(&asked["object"]["metadata"]["generateName"]);
+    let pod = format!("{namespace}/{prefix}*");
     assert!(
-        log.contains("\"pod injected\"") && log.contains("shop/web-6d9c7f9b5c-*"),
+        log.contains("\"pod injected\"") && log.contains(&pod),
         "{log}"
     );
     assert!(
