@@ -74,7 +74,9 @@ fn build_preload() {
         return;
     }
     if built.is_ok() {
-        println!("cargo::warning={PRELOAD} does not compile here: this build has no preload library");
+        println!(
+            "cargo::warning={PRELOAD} does not compile here: this build has no preload library"
+        );
     }
     if let Err(error) = std::fs::write(&library, []) {
         println!("cargo::error={}: {error}", library.display());
