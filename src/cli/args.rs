@@ -136,7 +136,7 @@ pub(crate) struct ValidateArgs {
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) settings: Settings,
-    /// Follow requests inside the program: Node.js, Python and Ruby load a small file that carries a token from each request
+    /// Follow requests inside the program: Node.js, Python, Ruby and Java load a small file that carries a token from each request
     /// to the calls it causes (sets linking.shims)
     #[arg(long)]
     pub(crate) shims: bool,

@@ -94,6 +94,19 @@ async fn a_shim_follows_requests_through_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_the_pools_of_java() {
+    let all = ["one", "par2", "sleep", "executor", "background"];
+    check("java-client", "shims", Ids::Blinded, &all).await;
+    check("java-virtual", "shims", Ids::Blinded, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_virtual_thread_is_taken_for_no_thread() {
+    check("java-virtual", "preload", Ids::Blinded, &[]).await;
+    check("java-virtual", "bpf", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_thread_that_sends_a_call_was_serving_the_request() {
     // par2 and executor send from other threads.
     let found = ["one", "sleep", "background"];
@@ -102,7 +115,15 @@ async fn the_thread_that_sends_a_call_was_serving_the_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_serves_many_at_once_says_nothing() {
+    check("aiohttp-uvloop", "preload", Ids::Blinded, &[]).await;
+    check("gunicorn-gevent", "preload", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_events_of_nodes_loop_are_known_without_a_privilege() {
+    // A timer that is due while an event is handled leaves its calls unknown, so not all of them are found.
     check("node-http", "preload", Ids::Blinded, &[]).await;
+    check("node-fetch", "preload", Ids::Blinded, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
