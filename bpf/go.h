@@ -61,7 +61,8 @@ int on_call_handed_over(struct pt_regs *regs) {
   struct runtime *runtime = this_runtime(GO);
   if (!runtime) return 0;
   __u64 connection = go_argument(regs, 0), g = go_goroutine(regs);
-  if (g != this_g()) {
+  __u64 own = this_g();
+  if (own && g != own) {
     /* Its threads' blocks are laid out in another way. */
     runtime->kind = 0;
     return 0;

@@ -76,6 +76,10 @@ static __always_inline void begin_request(struct inbound *inbound, int flags, __
   /* One that does not block may be read by a thread that then works on something else. */
   thread->serving = is_event ? none : request;
   if (!process) return;
+  if (!process->is_announced) {
+    process->is_announced = 1;
+    announce(process->memory);
+  }
   handle(thread, request);
   struct runtime *runtime = known_runtime();
   if (!runtime) return;

@@ -141,7 +141,6 @@ static __always_inline struct process *event_process(void) {
   if (!process || process->memory != memory) {
     struct process fresh = {.memory = memory, .loop = thread};
     bpf_map_update_elem(&processes, &id, &fresh, BPF_ANY);
-    announce(memory);
     process = known_process(id);
   }
   if (process && process->loop != thread) process->has_more_loops = 1;

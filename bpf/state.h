@@ -149,6 +149,8 @@ struct process {
   __u32 loop, has_more_loops;
   /* Requests that wait for something that is not a call. */
   __u32 waiting;
+  /* User space was told of it. */
+  __u32 is_announced;
 };
 
 struct {

@@ -355,7 +355,7 @@ impl Exchange {
     /// The kernel says nothing of this connection to the program, and would of a new one.
     fn is_unseen(&self, lease: &Lease) -> bool {
         let kernel = self.conn.worker.shared.kernel.get();
-        self.kind == Kind::Server && kernel.is_some_and(|kernel| lease.peer.since < kernel.since)
+        self.kind == Kind::Server && kernel.is_some_and(|kernel| kernel.is_older(lease.peer.since))
     }
 
     fn give_back(&self, lease: Lease, now: Instant) {

@@ -71,8 +71,8 @@ pub enum KernelError {
 pub struct Kernel {
     /// What they write.
     pub slots: Slots,
-    /// When they began to look. Connections that were opened before are unknown to them.
-    pub since: Instant,
+    /// When they began to look.
+    since: Instant,
     /// What became of the processes that serve events.
     pub probed: Arc<Probed>,
     /// Dropping them ends the probes, and then these.
@@ -123,6 +123,13 @@ impl Kernel {
             _stop: stop,
             _programs: programs,
         })
+    }
+}
+
+impl Kernel {
+    /// True when a connection that was opened then is unknown to the programs, or to the probes in a runtime.
+    pub fn is_older(&self, opened: Instant) -> bool {
+        opened < self.since || self.probed.since().is_some_and(|since| opened < since)
     }
 }
 

@@ -59,12 +59,24 @@ type Entry = [u64; 5];
 #[derive(Debug, Default)]
 pub struct Probed {
     list: Mutex<Vec<(i32, Probe)>>,
+    /// When the latest probes were attached.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Probed {
     /// Each process with its probe, the latest last. Those that have ended may still be there.
     pub fn list(&self) -> Vec<(i32, Probe)> {
         self.lock().clone()
+    }
+
+    /// When probes were attached the latest time; `None`: never.
+    pub fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_attached(&self) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = Some(Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(i32, Probe)>> {
@@ -247,6 +259,7 @@ impl Watch {
         // Only now that nothing goes unseen.
         let written = self.runtimes.insert(seen.process, entry, 0);
         written.map_err(|error| error.to_string())?;
+        self.probed.has_attached();
         Ok(links)
     }
 }

@@ -6,6 +6,9 @@ import itertools
 from truth import BACKEND_PORT, HOST, PORT, Request
 
 
+tasks = set()
+
+
 async def call(path):
     reader, writer = await asyncio.open_connection(HOST, BACKEND_PORT)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
@@ -30,6 +33,8 @@ async def work(request):
 
 
 async def serve(reader, writer):
+    # Before 3.10 nothing else keeps the task.
+    tasks.add(asyncio.current_task())
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -47,6 +52,8 @@ async def serve(reader, writer):
                 await work(request)
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
+    finally:
+        tasks.discard(asyncio.current_task())
 
 
 async def background():
