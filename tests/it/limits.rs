@@ -185,8 +185,8 @@ async fn overload_holds_no_more_than_its_limits() {
         callers[0].send(GET).await;
         assert_eq!(callers[0].response().await.unwrap(), OK);
         let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
-        // One more may just have been counted and not yet been turned away.
-        assert!(waiting <= QUEUE + BATCH + 1.0, "{waiting} spans wait");
+        // Some may just have been counted and not yet been turned away.
+        assert!(waiting <= QUEUE + 2.0 * BATCH, "{waiting} spans wait");
     }
     // The last exchange ends a moment after its caller has the answer.
     while proxy.metric("pillion_http_active_requests", &[]).await > 0.5 {
