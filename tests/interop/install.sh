@@ -8,7 +8,7 @@
 #   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize    kafka/*.jar
 #   kube/etcd    kube/VERSION/kube-apiserver    kube/VERSION/kube-controller-manager
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
-# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main).
+# PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main, but older_apiservers).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +18,8 @@ jaeger_commit=798e4b0fcf22609e381df764a01461affd813e1e # v2.20.0
 zipkin_version=3.5.1
 helm_version=v3.16.4
 kustomize_version=v5.5.0
-kubernetes_versions=(v1.29.6 v1.33.13 v1.36.3)
+kubernetes_version=v1.36.3
+older_kubernetes_versions=(v1.29.6 v1.33.13)
 etcd_version=v3.6.16
 skipped=0
 
@@ -26,6 +27,7 @@ main() {
   mkdir -p "$tools/bin" "$tools/lib" "$tools/log" || exit 1
   local part parts=(debian jaeger otelcol jaeger1 zipkin python agents node linking bpf clients jaeger_agent kafka kubernetes apiservers)
   if [[ $# = 0 ]]; then set -- "${parts[@]}"; fi
+  parts+=(older_apiservers)
   for part in "$@"; do
     if [[ " ${parts[*]} " != *" $part "* ]]; then
       echo "unknown part: $part (${parts[*]})" >&2
@@ -218,7 +220,12 @@ install_kubernetes() {
 }
 
 # The servers that ask the injector, without kubelet and scheduler: pods are made and never run.
-install_apiservers() {
+install_apiservers() { api_servers "$kubernetes_version"; }
+
+install_older_apiservers() { api_servers "${older_kubernetes_versions[@]}"; }
+
+# api_servers VERSION...
+api_servers() {
   if ! command -v go >/dev/null; then
     skip "API servers: no Go toolchain"
     return
@@ -226,7 +233,7 @@ install_apiservers() {
   local version
   mkdir -p "$tools/kube"
   kube_program etcd go.etcd.io/etcd/server/v3 "$etcd_version" "" "$tools/kube/etcd"
-  for version in "${kubernetes_versions[@]}"; do
+  for version in "$@"; do
     mkdir -p "$tools/kube/$version"
     for program in kube-apiserver kube-controller-manager; do
       kube_program "$program" k8s.io/kubernetes "$version" "/cmd/$program" "$tools/kube/$version/$program"
