@@ -122,6 +122,7 @@ async fn overload_holds_no_more_than_its_limits() {
     const SPANS: usize = 300;
     const QUEUE: f64 = 64.0;
     const BATCH: f64 = 16.0;
+    const SENDERS: f64 = 2.0;
     let (go, held) = tokio::sync::watch::channel(false);
     let upstream = Recorder::start(move |_, mut peer| {
         let mut held = held.clone();
@@ -138,8 +139,8 @@ async fn overload_holds_no_more_than_its_limits() {
         peer.rest().await.ok();
     })
     .await;
-    let queue =
-        json!({ "capacity": QUEUE as u64, "batch": BATCH as u64, "flush_interval": "10ms" });
+    let queue = json!({ "capacity": QUEUE as u64, "batch": BATCH as u64, "flush_interval": "10ms",
+            "senders": SENDERS as u64 });
     let settings = json!({
         "limits": { "requests": LIMIT },
         "sampling": { "constant": { "decision": true } },
@@ -185,8 +186,9 @@ async fn overload_holds_no_more_than_its_limits() {
         callers[0].send(GET).await;
         assert_eq!(callers[0].response().await.unwrap(), OK);
         let waiting = proxy.metric("pillion_reporter_queue_spans", &[]).await;
-        // Some may just have been counted and not yet been turned away.
-        assert!(waiting <= QUEUE + 2.0 * BATCH, "{waiting} spans wait");
+        // In the queue, under way, and gathered for the sender that is free next.
+        let most = QUEUE + (SENDERS + 1.0) * BATCH;
+        assert!(waiting <= most, "{waiting} spans wait");
     }
     // The last exchange ends a moment after its caller has the answer.
     while proxy.metric("pillion_http_active_requests", &[]).await > 0.5 {
@@ -196,7 +198,9 @@ async fn overload_holds_no_more_than_its_limits() {
     let dropped = ["reason=\"queue_full\""];
     let lost = SPANS - waiting as usize;
     is("pillion_reporter_spans_dropped_total", &dropped, lost).await;
-    is("pillion_connections_opened_total", &upwards, LIMIT).await;
+    // Each worker has connections of its own, and a request may come while the one before puts its connection back.
+    let opened = proxy.metric("pillion_connections_opened_total", &upwards);
+    assert!(opened.await <= 2.0 * LIMIT as f64);
 }
 
 #[tokio::test]
