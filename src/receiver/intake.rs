@@ -8,16 +8,14 @@ use parking_lot::Mutex;
 use crate::codec::DecodeError;
 use crate::codec::Decoded;
 use crate::codec::Limits;
+use crate::codec::cut_resource;
 use crate::codec::jaeger;
 use crate::codec::thrift::Batch;
 use crate::codec::thrift::Datagram;
 use crate::codec::thrift::Protocol;
 use crate::codec::thrift::decode_datagram;
 use crate::codec::zipkin;
-use crate::model::Attribute;
 use crate::model::Resource;
-use crate::model::Text;
-use crate::model::Value;
 use crate::receiver::clients::Clients;
 use crate::reporter::Sink;
 use crate::telemetry::metrics::Door;
@@ -124,7 +122,7 @@ const MAX_ORIGINS: usize = 64;
 
 impl Origins {
     fn shared(&mut self, mut resource: Resource) -> Arc<Resource> {
-        cut(&mut resource);
+        cut_resource(&mut resource);
         if let Some(known) = self.known.iter().find(|known| ***known == resource) {
             return Arc::clone(known);
         }
@@ -139,85 +137,9 @@ impl Origins {
     }
 }
 
-/// Bytes of texts that a resource keeps: most wires repeat it with each span of a batch.
-const MAX_RESOURCE: usize = 64 << 10;
-/// Bytes of a name that is kept.
-const MAX_NAME: usize = 1 << 10;
-
-/// Leaves out the attributes beyond the limit.
-fn cut(resource: &mut Resource) {
-    let mut left = MAX_RESOURCE;
-    let mut fits = |attribute: &Attribute| match left.checked_sub(size(attribute)) {
-        Some(rest) => {
-            left = rest;
-            true
-        }
-        None => false,
-    };
-    resource.attributes.retain(&mut fits);
-    cut_name(&mut resource.service);
-    if let Some(scope) = &mut resource.scope {
-        scope.attributes.retain(&mut fits);
-        cut_name(&mut scope.name);
-        cut_name(&mut scope.version);
-    }
-}
-
-fn cut_name(name: &mut Text) {
-    if name.len() > MAX_NAME {
-        let end = name.floor_char_boundary(MAX_NAME);
-        *name = name.get(..end).unwrap_or_default().into();
-    }
-}
-
-fn size(attribute: &Attribute) -> usize {
-    let value = match &attribute.value {
-        Value::Str(text) => text.len(),
-        Value::Bytes(bytes) => bytes.len(),
-        Value::StrList(texts) => texts.iter().map(|text| text.len() + 8).sum(),
-        Value::Bool(_) | Value::I64(_) | Value::F64(_) => 8,
-    };
-    attribute.key.len() + value
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Scope;
-
-    #[test]
-    fn a_resource_keeps_what_can_be_repeated_with_each_span() {
-        let long = || Text::from("n".repeat(4 << 10));
-        let attributes = || -> Vec<_> {
-            let one = |n: usize| Attribute {
-                key: format!("key{n}").into(),
-                value: long().into(),
-            };
-            (0..100).map(one).collect()
-        };
-        let mut origins = Origins::default();
-        let small = Attribute::new("host.name", Text::from("here"));
-        let resource = Resource {
-            service: Text::from("é".repeat(4 << 10)),
-            attributes: [attributes(), vec![small.clone()]].concat(),
-            scope: Some(Scope {
-                name: long(),
-                version: long(),
-                attributes: attributes(),
-            }),
-        };
-        let kept = origins.shared(resource);
-        assert_eq!(
-            kept.attributes.len(),
-            15 + 1,
-            "the first, and what still fits"
-        );
-        assert_eq!(kept.attributes.last(), Some(&small));
-        let scope = kept.scope.as_ref().unwrap();
-        assert_eq!(scope.attributes.len(), 0);
-        let names = [&kept.service, &scope.name, &scope.version].map(|name| name.len());
-        assert_eq!(names, [MAX_NAME; 3]);
-    }
 
     #[test]
     fn equal_resources_are_shared_and_no_more_are_kept_than_the_bound() {
