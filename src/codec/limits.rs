@@ -1,6 +1,10 @@
 //! What foreign bytes may make us hold, and why they are refused.
 
+use crate::model::Attribute;
+use crate::model::Resource;
 use crate::model::Span;
+use crate::model::Text;
+use crate::model::Value;
 
 /// What one foreign request may make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,4 +82,84 @@ pub(super) fn check_json(bytes: &[u8], limits: Limits) -> Result<(), DecodeError
         }
     }
     Ok(())
+}
+
+/// Bytes of texts that a resource keeps: most wires repeat it with each span of a batch.
+const MAX_RESOURCE: usize = 64 << 10;
+/// Bytes of a name that is kept.
+const MAX_NAME: usize = 1 << 10;
+
+/// Leaves out the attributes beyond the limit.
+pub fn cut_resource(resource: &mut Resource) {
+    let mut left = MAX_RESOURCE;
+    let mut fits = |attribute: &Attribute| match left.checked_sub(size(attribute)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    resource.attributes.retain(&mut fits);
+    cut_name(&mut resource.service);
+    if let Some(scope) = &mut resource.scope {
+        scope.attributes.retain(&mut fits);
+        cut_name(&mut scope.name);
+        cut_name(&mut scope.version);
+    }
+}
+
+fn cut_name(name: &mut Text) {
+    if name.len() > MAX_NAME {
+        let end = name.floor_char_boundary(MAX_NAME);
+        *name = name.get(..end).unwrap_or_default().into();
+    }
+}
+
+fn size(attribute: &Attribute) -> usize {
+    let value = match &attribute.value {
+        Value::Str(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        Value::StrList(texts) => texts.iter().map(|text| text.len() + 8).sum(),
+        Value::Bool(_) | Value::I64(_) | Value::F64(_) => 8,
+    };
+    attribute.key.len() + value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Scope;
+
+    #[test]
+    fn a_resource_keeps_what_can_be_repeated_with_each_span() {
+        let long = || Text::from("n".repeat(4 << 10));
+        let attributes = || -> Vec<_> {
+            let one = |n: usize| Attribute {
+                key: format!("key{n}").into(),
+                value: long().into(),
+            };
+            (0..100).map(one).collect()
+        };
+        let small = Attribute::new("host.name", Text::from("here"));
+        let mut kept = Resource {
+            service: Text::from("é".repeat(4 << 10)),
+            attributes: [attributes(), vec![small.clone()]].concat(),
+            scope: Some(Scope {
+                name: long(),
+                version: long(),
+                attributes: attributes(),
+            }),
+        };
+        cut_resource(&mut kept);
+        assert_eq!(
+            kept.attributes.len(),
+            15 + 1,
+            "the first, and what still fits"
+        );
+        assert_eq!(kept.attributes.last(), Some(&small));
+        let scope = kept.scope.as_ref().unwrap();
+        assert_eq!(scope.attributes.len(), 0);
+        let names = [&kept.service, &scope.name, &scope.version].map(|name| name.len());
+        assert_eq!(names, [MAX_NAME; 3]);
+    }
 }

@@ -15,7 +15,7 @@ pub mod thrift;
 pub mod xray;
 pub mod zipkin;
 
-pub use limits::{DecodeError, Decoded, Limits};
+pub use limits::{DecodeError, Decoded, Limits, cut_resource};
 
 #[cfg(test)]
 pub(crate) mod tests;

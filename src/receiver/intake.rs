@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use crate::codec::DecodeError;
 use crate::codec::Decoded;
 use crate::codec::Limits;
+use crate::codec::cut_resource;
 use crate::codec::jaeger;
 use crate::codec::thrift::Batch;
 use crate::codec::thrift::Datagram;
@@ -120,7 +121,8 @@ struct Origins {
 const MAX_ORIGINS: usize = 64;
 
 impl Origins {
-    fn shared(&mut self, resource: Resource) -> Arc<Resource> {
+    fn shared(&mut self, mut resource: Resource) -> Arc<Resource> {
+        cut_resource(&mut resource);
         if let Some(known) = self.known.iter().find(|known| ***known == resource) {
             return Arc::clone(known);
         }

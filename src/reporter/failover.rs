@@ -113,6 +113,12 @@ impl Settings for Config {
         self.retry.clone()
     }
 
+    /// One such member, as a file is, decides for all.
+    fn is_stream(&self) -> bool {
+        let is_stream = |member: &Member| member.0.is_stream();
+        self.retry == retry::Config::never() || self.members.iter().any(is_stream)
+    }
+
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
         if self.members.is_empty() {
             return Err(BuildError::Conflict("failover needs members"));

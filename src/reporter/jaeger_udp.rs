@@ -100,6 +100,10 @@ impl Settings for Config {
         }
     }
 
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn collector(&self) -> Option<HostPort> {
         Some(self.agent())
     }

@@ -147,9 +147,13 @@ impl Settings for Config {
         if self.brokers.is_empty() {
             return Err(BuildError::Conflict("kafka needs brokers"));
         }
-        if self.topic.is_empty() || self.topic.len() > MAX_TOPIC {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=MAX_TOPIC).contains(&self.topic.len())
+            || !self.topic.bytes().all(is_allowed)
+            || matches!(self.topic.as_str(), "." | "..")
+        {
             return Err(BuildError::Conflict(
-                "a topic's name has 1 to 249 characters",
+                "a topic's name has 1 to 249 letters, digits, dots, dashes and underscores",
             ));
         }
         let tls = self.tls.as_ref().map(ClientTls::new).transpose();
@@ -196,6 +200,8 @@ struct Conn {
 enum Failure {
     #[error("connection to {0} failed")]
     Connect(HostPort, #[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0} says nothing")]
+    Silent(HostPort),
     #[error("the broker's connection broke")]
     Io(#[from] std::io::Error),
     #[error("the broker's answer is none")]
@@ -208,10 +214,14 @@ enum Failure {
     Produce(i16),
 }
 
+/// How much smaller gzip is taken to make a batch: what is larger goes out in halves, as each record repeats its process.
+const MOST_PACKED: usize = 32;
 /// `MESSAGE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE`.
 const TOO_LARGE: [i16; 2] = [10, 18];
+/// `INVALID_TIMESTAMP`, `INVALID_RECORD`: one record or more, which the others need not go with.
+const SOME_RECORD: [i16; 2] = [32, 87];
 /// What no repetition changes: rights, names, and messages that this broker does not take.
-const FOR_GOOD: [i16; 7] = [17, 29, 35, 42, 43, 76, 87];
+const FOR_GOOD: [i16; 6] = [17, 29, 35, 42, 43, 76];
 
 impl Sender for Kafka {
     fn send<'a>(&'a mut self, batch: &'a [Arc<Span>]) -> Sending<'a> {
@@ -230,9 +240,16 @@ impl Kafka {
             Compression::None => Packing::Plain,
             Compression::Gzip => Packing::Gzip,
         };
-        let records = records(batch, self.config.encoding);
+        let most = self.config.max_request_size.as_usize();
+        let unpacked = most.saturating_mul(match packing {
+            Packing::Plain => 1,
+            Packing::Gzip => MOST_PACKED,
+        });
+        let Some(records) = records(batch, self.config.encoding, unpacked) else {
+            return Err(SendError::too_large(batch));
+        };
         let bytes = kafka::record_batch(&records, packing).map_err(|error| encode_error(&error))?;
-        if bytes.len() > self.config.max_request_size.as_usize() {
+        if bytes.len() > most {
             return Err(SendError::too_large(batch));
         }
         let limit = self.config.timeout.0;
@@ -246,10 +263,16 @@ impl Kafka {
         };
         self.partitions.clear();
         match failure {
-            Failure::Produce(error) if TOO_LARGE.contains(&error) && batch.len() > 1 => {
-                Err(SendError::too_large(batch))
+            Failure::Produce(error)
+                if TOO_LARGE.contains(&error) || SOME_RECORD.contains(&error) =>
+            {
+                match batch.len() {
+                    0 | 1 => Err(SendError::rejected(chain(&failure))),
+                    // In halves, until what is refused is alone.
+                    _ => Err(SendError::too_large(batch)),
+                }
             }
-            Failure::Produce(error) if FOR_GOOD.contains(&error) || TOO_LARGE.contains(&error) => {
+            Failure::Produce(error) if FOR_GOOD.contains(&error) => {
                 Err(SendError::rejected(chain(&failure)))
             }
             _ => Err(SendError::retry(chain(&failure))),
@@ -286,17 +309,20 @@ impl Kafka {
         }
     }
 
-    /// Asks where the topic is: the first broker that answers.
+    /// Asks where the topic is: the first broker that answers, none of which may take the time of the others.
     async fn look(&mut self) -> Result<(), Failure> {
         let topic = &self.config.topic;
         let mut last = Failure::Topic(0);
+        let shares = u32::try_from(self.config.brokers.len() + 1).unwrap_or(u32::MAX);
+        let share = self.config.timeout.0 / shares;
         for at in &self.config.brokers {
             let asked = async {
                 let mut conn = self.connect(at).await?;
                 let write = |number| kafka::metadata_request(number, topic);
                 conn.ask(write, kafka::metadata_response).await
             };
-            match asked.await {
+            let asked = tokio::time::timeout(share, asked).await;
+            match asked.unwrap_or_else(|_| Err(Failure::Silent(at.clone()))) {
                 Ok(found) if found.error != 0 || found.partitions.is_empty() => {
                     last = Failure::Topic(found.error);
                 }
@@ -370,9 +396,10 @@ impl Conn {
     }
 }
 
-/// A record for each span, under the name of its trace as Jaeger's collectors write it.
-fn records(batch: &[Arc<Span>], encoding: Encoding) -> Vec<Record> {
+/// A record for each span, under the name of its trace as Jaeger's collectors write it. `None`: more bytes than `most`.
+fn records(batch: &[Arc<Span>], encoding: Encoding, most: usize) -> Option<Vec<Record>> {
     let mut records = Vec::with_capacity(batch.len());
+    let mut left = most;
     for group in jaeger::groups(batch) {
         for span in &group.spans {
             let value = match encoding {
@@ -383,6 +410,7 @@ fn records(batch: &[Arc<Span>], encoding: Encoding) -> Vec<Record> {
                 0 => format!("{:016x}", span.trace_id_low),
                 high => format!("{high:016x}{:016x}", span.trace_id_low),
             };
+            left = left.checked_sub(value.len())?;
             records.push(Record {
                 key: key.into_bytes(),
                 value,
@@ -390,12 +418,24 @@ fn records(batch: &[Arc<Span>], encoding: Encoding) -> Vec<Record> {
             });
         }
     }
-    records
+    Some(records)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reporter::tests::span;
+
+    #[test]
+    fn no_more_is_written_than_may_be_sent() {
+        let batch: Vec<_> = (1..=100).map(span).collect();
+        for encoding in [Encoding::Protobuf, Encoding::Json] {
+            let all = records(&batch, encoding, usize::MAX).unwrap();
+            let size: usize = all.iter().map(|record| record.value.len()).sum();
+            assert_eq!(records(&batch, encoding, size), Some(all));
+            assert_eq!(records(&batch, encoding, size - 1), None);
+        }
+    }
 
     #[test]
     fn settings_that_name_nobody_or_nothing_are_refused() {
@@ -406,6 +446,13 @@ mod tests {
         ] {
             let config: Config = serde_saphyr::from_str(yaml).unwrap();
             assert!(config.sender().is_err(), "{why}");
+        }
+        for topic in ["bad topic!", "..", ".", "thémes"] {
+            let config = Config {
+                topic: topic.to_owned(),
+                ..Config::default()
+            };
+            assert!(config.sender().is_err(), "{topic}");
         }
         let long = Config {
             topic: "t".repeat(250),

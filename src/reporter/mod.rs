@@ -85,6 +85,11 @@ trait Settings {
         retry::Config::never()
     }
 
+    /// One send after another, whatever `queue.senders` says: there is no answer to wait for.
+    fn is_stream(&self) -> bool {
+        self.retry() == retry::Config::never()
+    }
+
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError>;
 }
 
@@ -134,6 +139,10 @@ macro_rules! reporters {
                 match self { $(Self::$variant(config) => config.retry(),)+ }
             }
 
+            fn is_stream(&self) -> bool {
+                match self { $(Self::$variant(config) => config.is_stream(),)+ }
+            }
+
             fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
                 match self { $(Self::$variant(config) => config.sender(),)+ }
             }
@@ -171,8 +180,7 @@ reporters! {
 impl Config {
     /// How many sends may be under way at once.
     fn senders(&self) -> usize {
-        // What cannot be asked twice is no collector that answers.
-        match self.retry() == retry::Config::never() {
+        match self.is_stream() {
             true => 1,
             false => self.queue().senders,
         }

@@ -63,8 +63,16 @@ impl Backoff {
         }
     }
 
+    /// The wait that the collector asked for, within what clocks can reach; else the next one of ours.
+    pub(super) fn wait(&mut self, asked: Option<Duration>, random: &mut fastrand::Rng) -> Duration {
+        match asked {
+            Some(asked) => asked.min(LONGEST_WAIT),
+            None => self.next(random),
+        }
+    }
+
     /// The next wait: between half and all of the current step.
-    pub(super) fn next(&mut self, random: &mut fastrand::Rng) -> Duration {
+    fn next(&mut self, random: &mut fastrand::Rng) -> Duration {
         let step = self.next.min(self.max);
         self.next = step.saturating_mul(2).min(self.max);
         step.mul_f64(0.5 + random.f64() / 2.0)
@@ -73,6 +81,9 @@ impl Backoff {
 
 /// A configured zero must not become a busy loop.
 const MIN_WAIT: Duration = Duration::from_millis(10);
+
+/// A collector may ask for more than can be added to the time of day.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The wait that an answer asks for: seconds or an HTTP date relative to `now`. `None`: absent or unreadable.
 ///
@@ -98,6 +109,9 @@ mod tests {
             let wait = backoff.next(&mut random).as_millis();
             assert!((step / 2..=step).contains(&wait), "{wait} of {step}");
         }
+        let mut asked = |wait| backoff.wait(Some(wait), &mut random);
+        assert_eq!(asked(Duration::from_secs(7)), Duration::from_secs(7));
+        assert_eq!(asked(Duration::MAX), LONGEST_WAIT);
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Runner {
                     return self.lose(batch, Reason::Shutdown, "no time left to flush");
                 }
             };
-            let wait = after.unwrap_or_else(|| backoff.next(&mut random));
+            let wait = backoff.wait(after, &mut random);
             if Instant::now() + wait > give_up {
                 if after.is_some() {
                     self.quiet_until = Some(Instant::now() + wait.min(MAX_QUIET));

@@ -94,6 +94,42 @@ async fn a_panicking_sender_costs_its_batch_and_is_built_anew() {
 }
 
 #[tokio::test]
+async fn a_wait_beyond_what_clocks_reach_ends_nothing_but_its_batch() {
+    struct Away;
+    impl Sender for Away {
+        fn send<'a>(&'a mut self, _: &'a [Arc<Span>]) -> sender::Sending<'a> {
+            let away = sender::SendError::Retry {
+                after: Some(Duration::MAX),
+                cause: "come back at the end of time".to_owned(),
+            };
+            Box::pin(async { Err(away) })
+        }
+    }
+    let reporters = reporters_with(Box::new(Away));
+    for id in 1..=4 {
+        reporters.report(span(id));
+    }
+    let book = settled(&reporters).await;
+    assert_eq!(book.dropped_for(Reason::RetriesExhausted), 4);
+}
+
+#[test]
+fn what_is_written_one_after_another_is_so_in_a_failover_too() {
+    for (yaml, senders) in [
+        ("failover: { members: [ { otlp: {} } ] }", 4),
+        ("failover: { members: [ { otlp: {} }, { file: {} } ] }", 1),
+        ("failover: { members: [ { jaeger_udp: {} } ] }", 1),
+        ("file: {}", 1),
+        ("jaeger_udp: {}", 1),
+        ("xray: {}", 1),
+        ("kafka: { queue: { senders: 3 } }", 3),
+    ] {
+        let config: Config = serde_saphyr::from_str(yaml).unwrap();
+        assert_eq!(config.senders(), senders, "{yaml}");
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_from_within_a_hanging_send_is_in_time() {
     struct Hanging;
     impl Sender for Hanging {

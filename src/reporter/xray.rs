@@ -52,6 +52,10 @@ impl Settings for Config {
         }
     }
 
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),

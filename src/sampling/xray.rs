@@ -64,7 +64,8 @@ pub struct Config {
     /// Unit: duration. Default: `10s`. Reload: live.
     #[serde(deserialize_with = "longer_than_zero")]
     pub report_interval: HumanDuration,
-    /// Time between two questions for the rules themselves; a change that the service tells of is fetched at once.
+    /// Time between two questions for the rules themselves; a change that the service tells of is fetched with the
+    /// next report.
     ///
     /// Unit: duration. Default: `5m`. Reload: live.
     #[serde(deserialize_with = "longer_than_zero")]

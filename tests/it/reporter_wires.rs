@@ -313,7 +313,7 @@ const PRODUCE: i16 = 0;
 
 #[tokio::test]
 async fn kafka_asks_again_where_the_topic_is_and_splits_what_is_too_large() {
-    let (not_leader, too_large, not_allowed) = (6, 10, 29);
+    let (not_leader, too_large, not_allowed, bad_time) = (6, 10, 29, 32);
     for (errors, expected, exported, why) in [
         (vec![], vec![METADATA, PRODUCE], 3, "taken"),
         (
@@ -329,6 +329,12 @@ async fn kafka_asks_again_where_the_topic_is_and_splits_what_is_too_large() {
             "in halves",
         ),
         (vec![not_allowed], vec![METADATA, PRODUCE], 0, "refused"),
+        (
+            vec![bad_time, bad_time],
+            vec![METADATA, PRODUCE, METADATA, PRODUCE, METADATA, PRODUCE],
+            2,
+            "one record costs itself alone",
+        ),
     ] {
         let (port, asked) = broker(errors).await;
         let yaml =
@@ -337,6 +343,19 @@ async fn kafka_asks_again_where_the_topic_is_and_splits_what_is_too_large() {
         assert_eq!(book.exported, exported, "{why}: {book:?}");
         assert_eq!(*asked.lock().unwrap(), expected, "{why}");
     }
+}
+
+#[tokio::test]
+async fn kafka_asks_the_next_broker_where_the_first_says_nothing() {
+    // Connections wait in its backlog for ever.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (silent_port, (port, _)) = (silent.local_addr().unwrap().port(), broker(vec![]).await);
+    let yaml = format!(
+        "kafka: {{ brokers: [ '127.0.0.1:{silent_port}', '127.0.0.1:{port}' ], timeout: 1500ms, \
+         retry: {{ max_elapsed: 0 }} }}"
+    );
+    let (_, book) = sent(&yaml, Speaks::Http1, vec![]).await;
+    assert_eq!(book.exported, 3, "{book:?}");
 }
 
 #[tokio::test]

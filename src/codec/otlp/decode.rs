@@ -9,6 +9,7 @@ use crate::codec::limits::Budget;
 use crate::codec::limits::DecodeError;
 use crate::codec::limits::Decoded;
 use crate::codec::limits::Limits;
+use crate::codec::limits::cut_resource;
 use crate::codec::otlp::SCOPE_NAME;
 use crate::codec::otlp::resource_of;
 use crate::codec::otlp::wire::BadWire;
@@ -76,7 +77,9 @@ fn resource_spans(
             }
         }
     }
-    let resource = Arc::new(resource_of(attributes));
+    let mut resource = resource_of(attributes);
+    cut_resource(&mut resource);
+    let resource = Arc::new(resource);
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next()? {
         if let (2, Field::Delimited(bytes)) = (number, field) {
@@ -141,10 +144,12 @@ fn with_scope(
     for _ in &resource.attributes {
         budget.part()?;
     }
-    Ok(Arc::new(Resource {
+    let mut resource = Resource {
         scope: scope.clone(),
         ..Resource::clone(resource)
-    }))
+    };
+    cut_resource(&mut resource);
+    Ok(Arc::new(resource))
 }
 
 /// Reads a span that [`encode_span`](super::encode_span) wrote; `None`: no such bytes. What OTLP has no word for is as

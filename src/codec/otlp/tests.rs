@@ -15,6 +15,7 @@ use crate::codec::tests::full_span;
 use crate::model::Kind;
 use crate::model::Span;
 use crate::model::Status;
+use crate::model::Text;
 use crate::model::Value;
 
 type Theirs = theirs::collector::trace::v1::ExportTraceServiceRequest;
@@ -284,4 +285,17 @@ fn arbitrary_bytes_never_panic() {
             }
         }
     }
+}
+
+#[test]
+fn a_resource_arrives_no_larger_than_it_can_be_repeated() {
+    let mut span = bare_span();
+    span.resource = Arc::new(Resource {
+        attributes: vec![Attribute::new("big", Text::from("n".repeat(1 << 20)))],
+        ..(*span.resource).clone()
+    });
+    let mut bytes = BytesMut::new();
+    encode(&[Arc::new(span)], &mut bytes);
+    let decoded = decode(&bytes, Limits::default()).unwrap();
+    assert_eq!(decoded.spans[0].resource.attributes, []);
 }

@@ -43,7 +43,7 @@ pub fn decode_segment(
 ) -> Result<Decoded, DecodeError> {
     let mut decoded = Decoded::default();
     let segment = read(bytes, &mut Budget::new(limits))?;
-    take(segment, &mut decoded, intern);
+    take(segment, &mut decoded, intern)?;
     Ok(decoded)
 }
 
@@ -62,7 +62,7 @@ pub fn decode_collection(
     while let Some((number, field)) = reader.next()? {
         if let (1, Field::Delimited(bytes)) = (number, field) {
             budget.part()?;
-            take(read(bytes, &mut budget)?, &mut decoded, intern);
+            take(read(bytes, &mut budget)?, &mut decoded, intern)?;
         }
     }
     Ok(decoded)
@@ -91,7 +91,7 @@ pub fn decode_json(
         for _ in &segment.spans {
             budget.span()?;
         }
-        take(segment, &mut decoded, intern);
+        take(segment, &mut decoded, intern)?;
     }
     Ok(decoded)
 }
@@ -119,10 +119,22 @@ fn read(bytes: &[u8], budget: &mut Budget) -> Result<Segment, DecodeError> {
     Segment::decode(bytes).map_err(|_| DecodeError::Malformed("segment"))
 }
 
-fn take(segment: Segment, decoded: &mut Decoded, intern: Interner<'_>) {
+/// Each span carries its segment's names: together no longer than this. The backend itself takes 50 characters of each.
+const MAX_NAMES: usize = 2 << 10;
+
+fn take(segment: Segment, decoded: &mut Decoded, intern: Interner<'_>) -> Result<(), DecodeError> {
     if segment.trace_id.is_empty() || segment.trace_segment_id.is_empty() {
         decoded.rejected += segment.spans.len() as u64;
-        return;
+        return Ok(());
+    }
+    let names = [
+        &segment.trace_id,
+        &segment.trace_segment_id,
+        &segment.service,
+        &segment.service_instance,
+    ];
+    if names.map(String::len).iter().sum::<usize>() > MAX_NAMES {
+        return Err(DecodeError::TooMany("bytes in a segment's names"));
     }
     let mut attributes = Vec::new();
     if !segment.service_instance.is_empty() {
@@ -182,6 +194,7 @@ fn take(segment: Segment, decoded: &mut Decoded, intern: Interner<'_>) {
             resource: resource.clone(),
         });
     }
+    Ok(())
 }
 
 fn nanos(millis: i64) -> u64 {
@@ -351,6 +364,32 @@ mod tests {
                 assert_eq!(after.name, before.name);
             }
         }
+    }
+
+    #[test]
+    fn names_that_every_span_repeats_do_not_multiply_into_memory() {
+        let named = |length: usize| {
+            let spans = vec!["{}"; 100].join(",");
+            let name = "n".repeat(length);
+            format!(
+                r#"{{"traceId":"t","traceSegmentId":"s","service":"{name}","spans":[{spans}]}}"#
+            )
+        };
+        let read =
+            |text: &str| decode_json(text.as_bytes(), Limits::default(), &mut Arc::new).err();
+        assert_eq!(read(&named(200)), None);
+        let refused = Some(DecodeError::TooMany("bytes in a segment's names"));
+        assert_eq!(read(&named(1 << 20)), refused);
+        let mut segment = Segment {
+            trace_id: "t".into(),
+            trace_segment_id: "s".into(),
+            service_instance: "i".repeat(1 << 20),
+            ..Segment::default()
+        };
+        segment.spans.resize_with(100, Default::default);
+        let bytes = segment.encode_to_vec();
+        let result = decode_segment(&bytes, Limits::default(), &mut Arc::new);
+        assert_eq!(result.err(), refused);
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl Spooled {
 
     /// The collector is out of reach: what is in memory goes on the disk, if it can.
     async fn put_off(&mut self, mut job: Job, after: Option<Duration>, cause: &str) {
-        let wait = after.unwrap_or_else(|| self.backoff.next(&mut fastrand::Rng::new()));
+        let wait = self.backoff.wait(after, &mut fastrand::Rng::new());
         self.not_before = Instant::now() + wait.min(MAX_QUIET);
         self.runner.warn_retry(job.spans(), wait, cause);
         match job.from {
