@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
@@ -223,14 +224,15 @@ impl Running {
     /// # Errors
     /// See [`RunError`]; nothing keeps running then.
     pub async fn start(config: Config, metrics: Metrics) -> Result<Arc<Self>, RunError> {
-        Self::start_beside(config, metrics, None).await
+        Self::start_beside(config, metrics, None, None).await
     }
 
-    /// [`Running::start`] beside a program with a network of its own.
+    /// [`Running::start`] beside a program with a network of its own, and with an admin port at this address.
     async fn start_beside(
         config: Config,
         metrics: Metrics,
         inside: Option<Netns>,
+        admin: Option<SocketAddr>,
     ) -> Result<Arc<Self>, RunError> {
         let workers = build::workers(&config);
         let bound = build::listeners(&config, workers, inside.as_ref())?;
@@ -259,6 +261,8 @@ impl Running {
             resource.clone(),
         )?;
         let own = build::own_addresses(&bound);
+        let received = ports.addresses.iter().map(|(_, address)| *address);
+        let private = admin.into_iter().chain(received).map(|at| at.port());
         let evidence = config.linking.preload.then(linking::evidence).flatten();
         let pacer = linking::pacer(&config.linking);
         let offer = linking::offer(&config.linking, evidence.as_ref());
@@ -266,7 +270,15 @@ impl Running {
             let cancel = cancel.clone();
             tokio::spawn(async move { cancel.run_until_cancelled(offer.serve()).await });
         }
-        let shared = Shared::new(snapshot, workers, &metrics, own, evidence, pacer);
+        let shared = Shared::new(
+            snapshot,
+            workers,
+            &metrics,
+            own,
+            private.collect(),
+            evidence,
+            pacer,
+        );
         linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
         linking::start_pacing(&shared, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
@@ -332,7 +344,8 @@ impl Running {
         ]);
         let admin = admin_socket(&loaded.config)?;
         let probes = probe_socket(&loaded.config)?;
-        let running = Self::start_beside(loaded.config, metrics, inside).await?;
+        let at = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        let running = Self::start_beside(loaded.config, metrics, inside, at).await?;
         *running.dump.lock() = dump;
         if let Some(socket) = probes {
             running.serve_probes(socket, control.clone(), build.clone())?;

@@ -237,14 +237,17 @@ fn rules(args: InstallArgs, config: &Config) -> Rules {
 
 /// Whoever dials the proxy itself is to reach it.
 fn own_ports(config: &Config, arriving: &InboundRedirect, leaving: &OutboundRedirect) -> Vec<u16> {
-    let admin = config.admin.listen.parse::<HostPort>().ok();
+    let admin = [&config.admin.listen, &config.admin.probe_listen];
+    let admin = admin.map(|listen| listen.parse::<HostPort>().ok());
     let routes = config.routes.iter().map(|route| route.listen.port);
+    let receivers = config.receivers.listens().map(|(_, listen)| listen.port);
     [&config.inbound.listen, &config.outbound.listen]
         .into_iter()
         .chain([&arriving.listen, &leaving.listen])
-        .chain(&admin)
+        .chain(admin.iter().flatten())
         .map(|listen| listen.port)
         .chain(routes)
+        .chain(receivers)
         .filter(|port| *port > 0)
         .collect()
 }

@@ -207,7 +207,7 @@ fn redirection(plan: &Plan, redirect: &Redirect, config: &Config) -> Value {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut container = container("pillion-redirect", &plan.redirect_image, &args, config);
     // The ports of the listeners come from the configuration, as for the sidecar.
-    container["env"] = redirect_variables(plan).into();
+    container["env"] = settings_of_all(plan, config).into();
     container["resources"] = resources(plan);
     container["securityContext"] = json!({
         "runAsNonRoot": false,
@@ -277,6 +277,18 @@ fn redirect_variables(plan: &Plan) -> Vec<Value> {
     if plan.config.is_some() {
         let file = format!("{CONFIG_DIR}/config.yaml");
         all.push(variable("PILLION_CONFIG", &file));
+    }
+    all
+}
+
+/// With what all sidecars are told, so that the rules know its ports.
+fn settings_of_all(plan: &Plan, config: &Config) -> Vec<Value> {
+    let mut all = redirect_variables(plan);
+    for (name, value) in &config.env {
+        let held = all.iter().any(|held| held["name"] == name.as_str());
+        if name.starts_with("PILLION_") && !held {
+            all.push(variable(name, value));
+        }
     }
     all
 }

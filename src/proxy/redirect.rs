@@ -184,6 +184,11 @@ fn destination(conn: &Conn, stream: &TcpStream) -> Result<(SocketAddr, HostPort)
     if own.iter().any(|own| own.port() == addr.port()) && original_dst::is_local(addr.ip()) {
         return Err(looped(conn, Some(addr)));
     }
+    // From loopback they would be reached, whatever the rules know of them.
+    let private = &conn.worker.shared.private_ports;
+    if to == Arrival::Loopback && private.contains(&addr.port()) {
+        return Err(looped(conn, Some(addr)));
+    }
     let ip = match to {
         Arrival::Original => addr.ip(),
         Arrival::Loopback => original_dst::loopback_like(addr.ip()),

@@ -105,6 +105,8 @@ pub struct Shared {
     /// Addresses where Pillion takes what is to go elsewhere: never a destination. The one that leads to the program is
     /// not among them, for a program may call itself as others call it.
     pub own_addresses: Vec<SocketAddr>,
+    /// Ports for the program alone, on loopback as a rule: nobody who arrives is led there.
+    pub private_ports: Vec<u16>,
 }
 
 /// The metrics of one direction.
@@ -147,6 +149,7 @@ impl Shared {
         workers: usize,
         metrics: &Metrics,
         own_addresses: Vec<SocketAddr>,
+        private_ports: Vec<u16>,
         evidence: Option<Evidence>,
         pacer: Option<Arc<Pacer>>,
     ) -> Arc<Self> {
@@ -167,6 +170,7 @@ impl Shared {
             kernel: OnceLock::new(),
             pacer,
             own_addresses,
+            private_ports,
         })
     }
 

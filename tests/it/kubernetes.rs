@@ -511,7 +511,7 @@ docker() {
 "#;
 
 #[test]
-fn every_command_of_the_page_works() {
+fn every_command_of_the_page_is_one_that_there_is() {
     let Some(helm) = helm() else { return };
     for tool in ["kubectl", "openssl", "bash"] {
         if !has(tool) {

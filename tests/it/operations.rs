@@ -195,6 +195,9 @@ fn systemd_takes_the_unit_and_finds_it_safe() {
     let dropins = folder.path().join("pillion.service.d");
     fs::create_dir(&dropins).unwrap();
     let addition = read("deploy/systemd/redirect.conf");
+    // The rules are made from the settings of the service.
+    let settings = "redirect install -c /etc/pillion/pillion.yaml ";
+    assert!(unit.contains("-c /etc/pillion/pillion.yaml") && addition.contains(settings));
     let addition = addition.replace("=+pillion", &format!("=+{}", env!("CARGO_BIN_EXE_pillion")));
     fs::write(
         dropins.join("redirect.conf"),
@@ -306,6 +309,11 @@ fn the_package_has_what_it_names() {
             None => path(source).is_file(),
         };
         assert!(there || made.contains(&source), "{source}");
+    }
+    // What docs/service.md takes from the tree.
+    for file in ["systemd/redirect.conf", "grafana/pillion.json"] {
+        let to = format!("/usr/share/doc/pillion/examples/{file}");
+        assert!(installed.contains(&to), "{to}");
     }
     for file in deb["conf-files"].as_array().unwrap() {
         let file = file.as_str().unwrap();

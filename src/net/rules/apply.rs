@@ -105,7 +105,7 @@ pub fn find() -> Result<Tool, RulesError> {
     }
 }
 
-/// Installs the rules in place of what was installed before with this tool.
+/// Installs the rules in place of what was installed before, with this tool or the other.
 ///
 /// # Errors
 /// See [`RulesError`]; what was there before is there still.
@@ -114,7 +114,10 @@ pub fn install(rules: &Rules, tool: Tool) -> Result<(), RulesError> {
     if !rules.marks().is_empty() && !is_installed("ip") {
         return Err(RulesError::NoIp);
     }
-    let calls = plan_install(rules, tool, saved);
+    let mut calls = plan_install(rules, tool, saved);
+    let at = calls.iter().position(|call| call.part == Part::Table);
+    let at = at.unwrap_or(calls.len());
+    calls.splice(at..at, replace_other(tool));
     let before: Vec<String> = calls.iter().map(|call| saved(call.part)).collect();
     for (index, call) in calls.iter().enumerate() {
         if let Err(error) = run(call) {
@@ -190,20 +193,35 @@ pub fn plan_install(rules: &Rules, tool: Tool, saved: impl Fn(Part) -> String) -
 pub fn plan_remove(tools: &[Tool], saved: impl Fn(Part) -> String) -> Vec<Call> {
     let mut calls = Vec::new();
     for tool in tools {
-        match tool {
-            Tool::Nft => calls.push(Call {
-                part: Part::Table,
-                input: nft::remove(),
-            }),
-            Tool::Iptables => calls.extend(families().map(|family| {
-                let part = Part::Chains(family);
-                let input = iptables::remove(&saved(part));
-                Call { part, input }
-            })),
-        }
+        calls.extend(removal(*tool, &saved));
     }
     calls.extend(routes(&[], &saved));
     calls
+}
+
+fn removal(tool: Tool, saved: &impl Fn(Part) -> String) -> Vec<Call> {
+    match tool {
+        Tool::Nft => vec![Call {
+            part: Part::Table,
+            input: nft::remove(),
+        }],
+        Tool::Iptables => families()
+            .map(|family| {
+                let part = Part::Chains(family);
+                let input = iptables::remove(&saved(part));
+                Call { part, input }
+            })
+            .collect(),
+    }
+}
+
+/// The calls that remove what the other tool installed, if it did.
+fn replace_other(tool: Tool) -> Vec<Call> {
+    match tool {
+        Tool::Nft => removal(Tool::Iptables, &saved),
+        Tool::Iptables if saved(Part::Table).is_empty() => Vec::new(),
+        Tool::Iptables => removal(Tool::Nft, &saved),
+    }
 }
 
 fn routes(marks: &[u32], saved: &impl Fn(Part) -> String) -> Vec<Call> {
@@ -218,8 +236,9 @@ fn routes(marks: &[u32], saved: &impl Fn(Part) -> String) -> Vec<Call> {
 /// The call that brings back what was saved before.
 fn put_back(part: Part, before: &str) -> Call {
     let input = match part {
-        // All or nothing by itself.
-        Part::Table => String::new(),
+        // A call of its own is all or nothing; another may have failed after it.
+        Part::Table if saved(part) == before => String::new(),
+        Part::Table => format!("{}{before}", nft::remove()),
         Part::Chains(_) => iptables::put_back(before, &saved(part)),
         Part::Routes(_) => route::install(&route::installed(before), &saved(part)),
     };
@@ -273,7 +292,7 @@ fn run(call: &Call) -> Result<(), RulesError> {
 /// What the tools say now; empty where they say nothing.
 pub fn saved(part: Part) -> String {
     let commands: &[(&str, &[&str])] = match part {
-        Part::Table => &[],
+        Part::Table => &[("nft", &["list", "table", "inet", NAME])],
         Part::Chains(Family::Ipv4) => &[("iptables-save", &[])],
         Part::Chains(Family::Ipv6) => &[("ip6tables-save", &[])],
         Part::Routes(Family::Ipv4) => &[

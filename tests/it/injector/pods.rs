@@ -309,6 +309,27 @@ async fn the_plain_form_waits_at_both_ends() {
 }
 
 #[tokio::test]
+async fn the_rules_are_made_from_the_settings_of_all_sidecars() {
+    let webhook = Webhook::start(json!({ "env": {
+        "PILLION_ADMIN__LISTEN": "127.0.0.1:2001",
+        "PILLION_INBOUND__REDIRECT__LISTEN": "[::]:1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example:4318",
+    } }));
+    let found = webhook.recorded("deployment-1.36").await;
+    let redirect = found.container("pillion-redirect");
+    assert_eq!(
+        variable(redirect, "PILLION_ADMIN__LISTEN"),
+        "127.0.0.1:2001",
+        "a port that is not to be redirected"
+    );
+    let held = variable(redirect, "PILLION_INBOUND__REDIRECT__LISTEN");
+    assert_eq!(held, "[::]:15607", "what the pod needs wins");
+    let names = redirect["env"].as_array().unwrap().iter();
+    let names: Vec<&str> = names.filter_map(|entry| entry["name"].as_str()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
+#[tokio::test]
 async fn a_pod_chooses_for_itself() {
     let webhook = Webhook::start(json!({ "exclude_outbound_ports": ["6379", "25"] }));
     let found = webhook.recorded("everything-1.36").await;

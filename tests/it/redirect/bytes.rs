@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -15,10 +16,13 @@ use crate::redirect::Bench;
 use crate::redirect::PYTHON;
 use crate::redirect::at;
 use crate::redirect::both;
+use crate::redirect::redirect;
 use crate::redirect::wait_for;
 use crate::support::netns::Namespace;
+use crate::support::netns::Net;
 use crate::support::netns::POD;
 use crate::support::netns::WORLD;
+use crate::support::netns::has;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const DETECTED: &str = "pillion_detected_protocols_total";
@@ -355,6 +359,54 @@ fn odd_connections(bench: &Bench) {
         &["downstream", "inbound"],
         0.0,
     );
+}
+
+#[test]
+fn nobody_who_arrives_is_led_to_our_own_ports_on_loopback() {
+    if !["ip", "nft", "curl"].into_iter().all(has) {
+        return;
+    }
+    let Some(Net { pod, world }) = Net::new() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pillion.yaml");
+    let settings = json!({
+        "inbound": { "redirect": { "to": "loopback" } },
+        "admin": { "listen": "127.0.0.1:2001" },
+        "receivers": { "zipkin": { "enabled": true, "listen": "127.0.0.1:2002" } },
+    });
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    crate::support::pillion::scrub(&mut command);
+    command.args(["run", "-c"]).arg(&file);
+    let _proxy = pod.spawn(command);
+    serve(&pod, 3000, reverse);
+    let get = "curl -sS --noproxy '*' --max-time 9";
+    let ready = format!("{get} -f --retry 9 --retry-connrefused http://127.0.0.1:2001/readyz");
+    pod.sh(&ready).unwrap();
+    // Rules that do not know where these listen.
+    redirect(&pod, &["install", "--exclude-uids", "0"]).unwrap();
+    for port in [2001, 2002] {
+        let answer = format!(
+            "{get} -i http://{}/config_dump 2>&1 || true",
+            at(POD[0], port)
+        );
+        let answer = world.sh(&answer).unwrap();
+        assert!(answer.starts_with("curl: ("), "{port}: {answer}");
+    }
+    let metrics = pod
+        .sh(&format!("{get} http://127.0.0.1:2001/metrics"))
+        .unwrap();
+    let loops = metrics.lines().find(|line| {
+        let wanted = ["pillion_rejections_total", "\"inbound\"", "\"loop\""];
+        wanted.iter().all(|part| line.contains(part))
+    });
+    assert!(loops.is_some_and(|line| line.ends_with(" 2")), "{loops:?}");
+    let mut stream = connect(&world, POD[0], 3000);
+    stream.write_all(b"\0abc").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all_of(stream).unwrap(), b"cba\0", "the program is reached");
 }
 
 #[test]

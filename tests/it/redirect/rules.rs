@@ -139,6 +139,45 @@ fn every_tool_installs_twice_as_once_replaces_and_removes_beside_others() {
     }
 }
 
+#[test]
+fn one_tool_replaces_what_another_installed() {
+    for (first, second) in [(Tool::Nft, Tool::Iptables), (Tool::Iptables, Tool::Nft)] {
+        if !first.is_there() || !second.is_there() || !has("ip") {
+            return;
+        }
+        let Some(Net { pod, world: _world }) = Net::new() else {
+            return;
+        };
+        let install = |tool: Tool, user: &str, path: &str| {
+            let name = if tool == Tool::Nft { "nft" } else { "iptables" };
+            let line = format!(
+                "PATH={path}$PATH {} redirect install --tool {name} --uids {user} 2>&1; echo status $?",
+                env!("CARGO_BIN_EXE_pillion"),
+            );
+            pod.sh(&line).unwrap()
+        };
+        let show = || redirect(&pod, &["show"]).unwrap();
+        assert!(install(first, "1111", "").contains("status 0"));
+        // The last step fails: what was there is there again.
+        let held = show();
+        let folder = tempfile::tempdir().unwrap();
+        let script = "#!/bin/sh\n[ \"$1\" = list ] && PATH=${PATH#*:} exec nft \"$@\"\nexit 1\n";
+        let fake = folder.path().join("nft");
+        std::fs::write(&fake, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&fake, mode).unwrap();
+        let path = format!("{}:", folder.path().display());
+        assert!(install(second, "2222", &path).contains("status 1"));
+        assert_eq!(show(), held);
+
+        assert!(install(second, "2222", "").contains("status 0"));
+        let shown = show();
+        assert!(shown.contains("2222") && !shown.contains("1111"), "{shown}");
+        redirect(&pod, &["remove"]).unwrap();
+        assert!(show().starts_with("no rules"));
+    }
+}
+
 /// Installs with a tool that does its work and then fails; what was there before is to be there again.
 #[test]
 fn what_fails_half_way_leaves_what_was_there() {
@@ -247,6 +286,55 @@ fn nothing_is_run_in_a_dry_run_and_without_privilege() {
             assert!(error.contains("NET_ADMIN"), "{error}");
         }
         Err(error) => crate::support::skip::skip(&format!("another user cannot run it: {error}")),
+    }
+}
+
+#[test]
+fn no_port_of_our_own_is_redirected() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pillion.yaml");
+    let ports = |settings: &str, tool: &str| -> Vec<u16> {
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        crate::support::pillion::scrub(&mut command);
+        command.args(["redirect", "install", "--dry-run", "--no-outbound"]);
+        command.args(["--tool", tool, "-c"]).arg(&file);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let numbers = text.split(|c: char| !c.is_ascii_digit());
+        numbers.filter_map(|number| number.parse().ok()).collect()
+    };
+    for (settings, own) in [
+        ("app: 127.0.0.1:3000", &[15690][..]),
+        (
+            "admin: { listen: '127.0.0.1:2001', probe_listen: '0.0.0.0:2003' }",
+            &[2001, 2003],
+        ),
+        (
+            "receivers: { otlp: { enabled: true, grpc: '[::]:2005' } }",
+            &[2005, 4318],
+        ),
+        ("receivers: { zipkin: { enabled: true } }", &[9411]),
+        (
+            "receivers: { skywalking: { enabled: true } }",
+            &[11800, 12800],
+        ),
+        // Not the three ports for datagrams, which nobody redirects.
+        (
+            "receivers: { jaeger: { enabled: true, http: '' } }",
+            &[5778, 14250],
+        ),
+    ] {
+        for tool in ["nft", "iptables"] {
+            let found = ports(settings, tool);
+            for port in own {
+                assert!(found.contains(port), "{settings}: {port}: {found:?}");
+            }
+            for other in [4317, 6831, 14268] {
+                assert!(!found.contains(&other), "{settings}: {other}: {found:?}");
+            }
+        }
     }
 }
 
