@@ -286,7 +286,14 @@ impl TryFrom<String> for Endpoint {
             .and_then(|uri| check(&uri).map(|()| uri))
         {
             Ok(uri) => Ok(Self(uri)),
-            Err(why) => Err(EndpointError { text, why }),
+            Err(why) => Err(EndpointError {
+                // Whoever writes credentials there must not find them in a log.
+                text: match text.rsplit_once('@') {
+                    Some((_, place)) => format!("<redacted>@{place}"),
+                    None => text,
+                },
+                why,
+            }),
         }
     }
 }
@@ -388,6 +395,17 @@ mod tests {
             // A URL without a path gets its slash.
             let written = serde_json::to_value(&endpoint).unwrap();
             assert_eq!(written.as_str().unwrap().trim_end_matches('/'), text);
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_refused_and_not_repeated() {
+        for url in ["http://me:secret@x:2000", "http://me:sec ret@x:2000"] {
+            let error = Endpoint::try_from(url.to_owned()).unwrap_err().to_string();
+            assert!(
+                !error.contains("sec") && error.contains("@x:2000"),
+                "{error}"
+            );
         }
     }
 }
