@@ -380,6 +380,8 @@ fn nobody_who_arrives_is_led_to_our_own_ports_on_loopback() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
     crate::support::pillion::scrub(&mut command);
     command.args(["run", "-c"]).arg(&file);
+    let log = folder.path().join("log");
+    command.stderr(std::fs::File::create(&log).unwrap());
     let _proxy = pod.spawn(command);
     serve(&pod, 3000, reverse);
     let get = "curl -sS --noproxy '*' --max-time 9";
@@ -403,6 +405,9 @@ fn nobody_who_arrives_is_led_to_our_own_ports_on_loopback() {
         wanted.iter().all(|part| line.contains(part))
     });
     assert!(loops.is_some_and(|line| line.ends_with(" 2")), "{loops:?}");
+    let log = std::fs::read_to_string(&log).unwrap();
+    let said = log.matches("to this proxy itself closed").count();
+    assert_eq!(said, 1, "nobody can fill the log: {log}");
     let mut stream = connect(&world, POD[0], 3000);
     stream.write_all(b"\0abc").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
