@@ -9,8 +9,6 @@ use std::future::ready;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -220,15 +218,9 @@ fn connector(conn: &Conn) -> Connector {
 }
 
 fn looped(conn: &Conn, to: Option<SocketAddr>) -> Rejection {
-    // Whoever reaches the port could fill the log.
-    static IS_SAID: AtomicBool = AtomicBool::new(false);
     let to = to.map_or("the listener itself".to_owned(), |to| to.to_string());
-    let peer = conn.peer;
-    match IS_SAID.swap(true, Ordering::Relaxed) {
-        false => {
-            warn!(%to, %peer, "redirected connection to this proxy itself closed; the next ones are only counted");
-        }
-        true => debug!(%to, %peer, "redirected connection to this proxy itself closed"),
+    if let Some(suppressed) = conn.worker.shared.loop_warnings.pass() {
+        warn!(%to, peer = %conn.peer, suppressed, "redirected connection to this proxy itself closed");
     }
     Rejection::Loop
 }

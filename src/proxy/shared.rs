@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,6 +26,7 @@ use crate::proxy::pacing::Pacer;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::Inside;
 use crate::proxy::upstream::Pool;
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::LinkMetrics;
@@ -79,6 +81,9 @@ impl Snapshot {
     }
 }
 
+/// Between two warnings of connections to ourselves.
+const LOOP_WARNING: Duration = Duration::from_secs(60);
+
 /// Process-wide state.
 pub struct Shared {
     /// The configuration in force.
@@ -107,6 +112,8 @@ pub struct Shared {
     pub own_addresses: Vec<SocketAddr>,
     /// Ports for the program alone, on loopback as a rule: nobody who arrives is led there.
     pub private_ports: Vec<u16>,
+    /// Lets one warning of connections to ourselves through in a while: whoever reaches a port can make them.
+    pub(super) loop_warnings: RateLimit,
 }
 
 /// The metrics of one direction.
@@ -171,6 +178,7 @@ impl Shared {
             pacer,
             own_addresses,
             private_ports,
+            loop_warnings: RateLimit::new(LOOP_WARNING),
         })
     }
 
