@@ -91,4 +91,13 @@ async def background():
         await asyncio.sleep(0.005)
 
 
-uvicorn.run(app, host="127.0.0.1", port=PORT, log_level="error", backlog=512, loop=os.environ.get("LOOP", "asyncio"))
+# As long as what is in front keeps connections: after uvicorn's own 5 seconds it may close one that is just used again.
+uvicorn.run(
+    app,
+    host="127.0.0.1",
+    port=PORT,
+    log_level="error",
+    backlog=512,
+    loop=os.environ.get("LOOP", "asyncio"),
+    timeout_keep_alive=75,
+)
