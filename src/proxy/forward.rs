@@ -328,6 +328,8 @@ async fn send(
         from: target.destination.from,
         ..conn.snapshot.connector(conn.listener.direction())
     };
+    // It closes after HTTP/1.0, whatever version it answers in: nothing of ours asks it to keep the connection.
+    let is_last = request.version() == Version::HTTP_10;
     let mut tries = 0;
     loop {
         let opening = conn.redirected.as_ref().and_then(Redirected::take_opening);
@@ -352,7 +354,7 @@ async fn send(
             .ok_or(ProxyError::BadResponse("not a connection of the library"))?
         {
             Ok(response) => {
-                exchange.lease = Some(lease);
+                exchange.lease = (!is_last || lease.is_http2()).then_some(lease);
                 return Ok(response);
             }
             Err(mut error) => match error.take_message() {

@@ -24,6 +24,7 @@ conversations![
     pipelined_requests,
     keep_alive_on_both_sides,
     keep_alive_of_http_1_0,
+    http_1_0_is_the_last_on_its_connection,
     close_asked_by_the_caller,
     idle_connection_that_the_upstream_closed,
     request_that_left_is_never_sent_twice,
@@ -223,6 +224,20 @@ async fn keep_alive_of_http_1_0() {
     }
     caller.send(b"GET / HTTP/1.0\r\n\r\n").await;
     assert!(caller.rest().await.unwrap().ends_with(b"ok"), "then closed");
+}
+
+/// Servers close after a request of HTTP/1.0, and not all say so: a request on such a connection would be lost.
+async fn http_1_0_is_the_last_on_its_connection() {
+    let upstream = Recorder::friendly().await;
+    let proxy = in_front_of(upstream.addr, json!({}));
+    for (n, version) in ["1.0", "1.0", "1.1", "1.1"].iter().enumerate() {
+        let mut caller = Peer::connect(proxy.inbound()).await;
+        let request = format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n");
+        caller.send(request.as_bytes()).await;
+        let answer = caller.response().await.unwrap();
+        assert!(answer.ends_with(b"ok"), "{}", show(&answer));
+        assert_eq!(upstream.seen().len(), [1, 2, 3, 3][n]);
+    }
 }
 
 async fn close_asked_by_the_caller() {
