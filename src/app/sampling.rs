@@ -78,7 +78,7 @@ impl Sampling {
         let mut state = json!({ "sampler": self.sampler.description(), "service": self.service });
         if let Some(status) = &self.status {
             let status = status.snapshot();
-            state["remote"] = json!({
+            state[self.config.kind()] = json!({
                 "strategy": status.strategy,
                 "operations": status.operations,
                 "queries_ok": status.queries_ok,

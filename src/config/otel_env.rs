@@ -120,7 +120,7 @@ fn sampler(env: &mut Standard<'_>) {
     let kind = lowered.strip_prefix("parentbased_").unwrap_or(&lowered);
     if !matches!(
         kind,
-        "always_on" | "always_off" | "traceidratio" | "jaeger_remote"
+        "always_on" | "always_off" | "traceidratio" | "jaeger_remote" | "xray"
     ) {
         env.bad(SAMPLER, format!("there is no sampler {text:?}"));
         return;
@@ -140,6 +140,7 @@ fn sampler(env: &mut Standard<'_>) {
             };
             env.set("sampling.probabilistic.rate", name, rate.to_string());
         }
+        "xray" => xray(env),
         _ => jaeger_remote(env),
     }
 }
@@ -152,17 +153,19 @@ fn in_range(env: &mut Standard<'_>, rate: f64) -> bool {
     result.is_ok()
 }
 
+/// The sampler's argument where it is a list.
+fn arguments<'a>(env: &mut Standard<'a>) -> Vec<(&'a str, &'a str)> {
+    let pairs = pairs(env.text(SAMPLER_ARG).unwrap_or_default());
+    if pairs.is_none() {
+        env.bad(SAMPLER_ARG, "expected key=value,key=value");
+    }
+    pairs.unwrap_or_default()
+}
+
 /// `endpoint=http://localhost:14250,pollingIntervalMs=5000,initialSamplingRate=0.25`, every part optional.
 fn jaeger_remote(env: &mut Standard<'_>) {
     env.choose("sampling.remote", SAMPLER);
-    let Some(text) = env.text(SAMPLER_ARG) else {
-        return;
-    };
-    let Some(pairs) = pairs(text) else {
-        env.bad(SAMPLER_ARG, "expected key=value,key=value");
-        return;
-    };
-    for (key, value) in pairs {
+    for (key, value) in arguments(env) {
         match key {
             "endpoint" => match strategy_url(value) {
                 Some(url) => env.set("sampling.remote.endpoint", SAMPLER_ARG, url),
@@ -188,6 +191,27 @@ fn jaeger_remote(env: &mut Standard<'_>) {
                 }
                 Ok(_) => {}
                 Err(_) => env.bad(SAMPLER_ARG, format!("{key} is {value:?}, not a number")),
+            },
+            _ => env.warn(SAMPLER_ARG, format!("{SAMPLER_ARG}: {key:?} is not known")),
+        }
+    }
+}
+
+/// `endpoint=http://localhost:2000,polling_interval=360`, as AWS's distributions of the SDKs read it; both optional.
+fn xray(env: &mut Standard<'_>) {
+    env.choose("sampling.xray", SAMPLER);
+    for (key, value) in arguments(env) {
+        match key {
+            "endpoint" => match value.parse::<Endpoint>() {
+                Ok(_) => env.set("sampling.xray.endpoint", SAMPLER_ARG, value),
+                Err(_) => env.bad(SAMPLER_ARG, format!("endpoint {value:?} is no URL")),
+            },
+            "polling_interval" => match value.parse::<u32>() {
+                Ok(seconds) if seconds > 0 => {
+                    let interval = format!("{seconds}s");
+                    env.set("sampling.xray.rules_interval", SAMPLER_ARG, interval);
+                }
+                _ => env.bad(SAMPLER_ARG, format!("{key} is {value:?}, not seconds")),
             },
             _ => env.warn(SAMPLER_ARG, format!("{SAMPLER_ARG}: {key:?} is not known")),
         }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
+use serde::de::Error;
 
 /// A duration written as number and unit: `250ms`, `10s`, `1m30s`, `1h`. A bare `0` is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,12 +51,36 @@ impl HumanDuration {
     pub const fn from_secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
+
+    /// For settings that 0 makes no sense in.
+    ///
+    /// # Errors
+    /// No duration, or 0.
+    pub fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let duration = Self::deserialize(deserializer)?;
+        match duration.0.is_zero() {
+            true => Err(D::Error::custom("must be longer than zero")),
+            false => Ok(duration),
+        }
+    }
 }
 
 impl ByteSize {
     /// The size as a length in memory, saturating.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    /// For settings that 0 makes no sense in.
+    ///
+    /// # Errors
+    /// No size, or 0.
+    pub fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let size = Self::deserialize(deserializer)?;
+        match size.0 {
+            0 => Err(D::Error::custom("must be more than zero")),
+            _ => Ok(size),
+        }
     }
 }
 

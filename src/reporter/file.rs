@@ -49,6 +49,7 @@ pub struct Config {
     /// Longest wait for the disk; the batch is then dropped (`send_failed`).
     ///
     /// Unit: duration. Default: `5s`. Reload: live.
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 
     /// How spans wait. Reload: live.

@@ -67,11 +67,13 @@ pub struct Config {
     /// Longest wait for the answer to one send.
     ///
     /// Unit: duration. Default: `5s`. Reload: live.
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 
     /// Largest body; larger batches go out in halves, a larger span is dropped (`too_large`).
     ///
     /// Unit: size. Default: `4MiB`. Reload: live.
+    #[serde(deserialize_with = "ByteSize::above_zero")]
     pub max_request_size: ByteSize,
 
     /// How to speak TLS, where the endpoint is `https`. Reload: live.

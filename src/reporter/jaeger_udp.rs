@@ -41,6 +41,7 @@ pub struct Config {
     /// Largest datagram; a span that does not fit into one is dropped (`too_large`).
     ///
     /// Unit: size. Default: `65000`, what agents read at most. Reload: live.
+    #[serde(deserialize_with = "ByteSize::above_zero")]
     pub max_packet_size: ByteSize,
 
     /// How spans wait. Reload: live.

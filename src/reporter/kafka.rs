@@ -78,11 +78,13 @@ pub struct Config {
     /// Longest wait for the answer to one send.
     ///
     /// Unit: duration. Default: `10s`. Reload: live.
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 
     /// Largest batch; larger ones go out in halves, a larger span is dropped (`too_large`).
     ///
     /// Unit: size. Default: `1000kB`, below the brokers' usual limit. Reload: live.
+    #[serde(deserialize_with = "ByteSize::above_zero")]
     pub max_request_size: ByteSize,
 
     /// How spans wait. Reload: live.
@@ -272,9 +274,10 @@ impl Kafka {
                     _ => Err(SendError::too_large(batch)),
                 }
             }
-            Failure::Produce(error) if FOR_GOOD.contains(&error) => {
+            Failure::Produce(error) | Failure::Topic(error) if FOR_GOOD.contains(&error) => {
                 Err(SendError::rejected(chain(&failure)))
             }
+            Failure::Credentials(_) => Err(SendError::rejected(chain(&failure))),
             _ => Err(SendError::retry(chain(&failure))),
         }
     }

@@ -34,6 +34,7 @@ pub struct Config {
     /// Longest wait for a reader that stands still; the batch is then dropped (`send_failed`).
     ///
     /// Unit: duration. Default: `5s`. Reload: live.
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 
     /// How spans wait. Reload: live.

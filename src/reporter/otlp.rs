@@ -74,11 +74,13 @@ pub struct Config {
     /// Longest wait for the answer to one send.
     ///
     /// Unit: duration. Default: `10s`. Reload: live.
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 
     /// Largest message before compression; larger batches go out in halves, a larger span is dropped (`too_large`).
     ///
     /// Unit: size. Default: `4MiB`, the usual limit of gRPC servers. Reload: live.
+    #[serde(deserialize_with = "ByteSize::above_zero")]
     pub max_request_size: ByteSize,
 
     /// How to speak TLS, where the endpoint is `https`. Reload: live.

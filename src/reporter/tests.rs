@@ -40,6 +40,24 @@ fn every_example_builds_and_unknown_keys_are_refused() {
     }
 }
 
+/// With either, no batch would ever arrive.
+#[test]
+fn neither_time_nor_size_may_be_zero() {
+    for (name, example) in KINDS {
+        let config: Config = serde_saphyr::from_str(example).unwrap();
+        let mut value = serde_json::to_value(config).unwrap();
+        for key in ["timeout", "max_request_size", "max_packet_size"] {
+            let Some(setting) = value[name].get_mut(key) else {
+                continue;
+            };
+            let good = std::mem::replace(setting, "0".into());
+            let error = serde_json::from_value::<Config>(value.clone()).unwrap_err();
+            assert!(error.to_string().contains("than zero"), "{name}: {error}");
+            value[name][key] = good;
+        }
+    }
+}
+
 /// A reporter with this sender in front of one that can reach nobody.
 fn reporters_with(sender: Box<dyn Sender>) -> Reporters {
     let yaml = "otlp: { endpoint: 'http://127.0.0.1:1', retry: { max_elapsed: 0 }, \

@@ -156,6 +156,13 @@ macro_rules! samplers {
         ];
 
         impl Config {
+            /// The sampler's name, as configuration spells it.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Config::$variant(_) => stringify!($module),)*
+                }
+            }
+
             /// What programs are told that ask for a strategy of their own.
             pub fn told(&self) -> Told<'_> {
                 match self {

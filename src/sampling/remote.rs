@@ -13,9 +13,6 @@ use http::Response;
 use http::Uri;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::de::Error as _;
 
 use crate::codec::jaeger_strategy;
 use crate::model::HumanDuration;
@@ -53,12 +50,12 @@ pub struct Config {
     /// Time between two questions, varied by up to a tenth either way so that many sidecars do not ask at once.
     ///
     /// Unit: duration. Default: `60s`. Reload: live.
-    #[serde(deserialize_with = "longer_than_zero")]
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub poll_interval: HumanDuration,
     /// Longest wait for an answer.
     ///
     /// Unit: duration. Default: `10s`. Reload: live.
-    #[serde(deserialize_with = "longer_than_zero")]
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
     /// How many operations that the backend did not list get a guaranteed rate of their own.
     ///
@@ -301,16 +298,6 @@ impl TryFrom<String> for Endpoint {
 impl From<Endpoint> for String {
     fn from(endpoint: Endpoint) -> Self {
         endpoint.0.to_string()
-    }
-}
-
-pub(super) fn longer_than_zero<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<HumanDuration, D::Error> {
-    let duration = HumanDuration::deserialize(deserializer)?;
-    match duration.0.is_zero() {
-        true => Err(D::Error::custom("must be longer than zero")),
-        false => Ok(duration),
     }
 }
 

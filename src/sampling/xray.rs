@@ -39,7 +39,6 @@ use crate::sampling::TracesPerSecond;
 use crate::sampling::probabilistic::Probabilistic;
 use crate::sampling::remote::Endpoint;
 use crate::sampling::remote::Transport;
-use crate::sampling::remote::longer_than_zero;
 use crate::sampling::xray::daemon::Daemon;
 
 pub use answers::{Found, Page, Target, Targets, parse_rules, parse_targets};
@@ -62,18 +61,18 @@ pub struct Config {
     /// Time between two reports of what was decided, which bring new grants.
     ///
     /// Unit: duration. Default: `10s`. Reload: live.
-    #[serde(deserialize_with = "longer_than_zero")]
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub report_interval: HumanDuration,
     /// Time between two questions for the rules themselves; a change that the service tells of is fetched with the
     /// next report.
     ///
     /// Unit: duration. Default: `5m`. Reload: live.
-    #[serde(deserialize_with = "longer_than_zero")]
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub rules_interval: HumanDuration,
     /// Longest wait for an answer.
     ///
     /// Unit: duration. Default: `10s`. Reload: live.
-    #[serde(deserialize_with = "longer_than_zero")]
+    #[serde(deserialize_with = "HumanDuration::above_zero")]
     pub timeout: HumanDuration,
 }
 

@@ -422,6 +422,33 @@ async fn jaeger_reads_the_request_from_kafka() {
     }
 }
 
+/// What the broker will not take tomorrow either is not sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_refuses_a_wrong_password_for_good() {
+    let Some(kafka) = Kafka::start().await else {
+        return;
+    };
+    let app = Upstream::start().await;
+    let pillion = Pillion::inbound_to(
+        ([127, 0, 0, 1], app.port).into(),
+        json!({
+            "sampling": { "constant": { "decision": true } },
+            "reporters": [{ "kafka": {
+                "brokers": [at(kafka.sasl)], "sasl_plain": { "user": "user", "password": "wrong" },
+                "queue": { "flush_interval": "10ms" },
+            } }],
+        }),
+    );
+    http::get(pillion.inbound().port(), "/").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let rejected = ["reason=\"rejected\""];
+    let metric = "pillion_reporter_spans_dropped_total";
+    while pillion.metric(metric, &rejected).await < 1.0 {
+        assert!(Instant::now() < deadline, "{}", pillion.metrics().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Nothing is recorded until the agent's port, or the collector's, has said that everything is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jaeger_1_is_asked_for_strategies() {

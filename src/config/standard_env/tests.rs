@@ -99,6 +99,20 @@ fn variables_become_settings() {
             "{sampling: {remote: {}}}",
         ),
         (
+            &[("OTEL_TRACES_SAMPLER", "parentbased_xray")],
+            "{sampling: {xray: {}}}",
+        ),
+        (
+            &[
+                ("OTEL_TRACES_SAMPLER", "xray"),
+                (
+                    "OTEL_TRACES_SAMPLER_ARG",
+                    "endpoint=http://daemon:2000,polling_interval=360",
+                ),
+            ],
+            "{sampling: {xray: {endpoint: http://daemon:2000, rules_interval: 360s}}}",
+        ),
+        (
             &[("OTEL_TRACES_EXPORTER", "otlp,console")],
             "{reporters: [{otlp: {}}, {log: {}}]}",
         ),
@@ -256,7 +270,7 @@ fn bad_values_warn_and_count_as_unset() {
             "expected percent-encoded",
         ),
         ("OTEL_PROPAGATORS", "pigeon", "unknown propagation format"),
-        ("OTEL_TRACES_SAMPLER", "xray", "there is no sampler"),
+        ("OTEL_TRACES_SAMPLER", "yray", "there is no sampler"),
         (
             "OTEL_TRACES_SAMPLER_ARG",
             "0.5",
