@@ -299,9 +299,10 @@ pub struct Timeouts {
     ///
     /// Unit: duration. Default: `5s`. Reload: new connections.
     pub tunnel_drain: HumanDuration,
-    /// An idle upstream connection; an upstream's own `Keep-Alive: timeout` shortens it.
+    /// An idle upstream connection; an upstream's own `Keep-Alive: timeout` shortens it. Below the 5 seconds after which
+    /// many servers close theirs without a word: a request that meets such a close is lost.
     ///
-    /// Unit: duration. Default: `60s`. Reload: restart.
+    /// Unit: duration. Default: `4s`. Reload: restart.
     pub upstream_idle: HumanDuration,
 }
 
@@ -390,7 +391,7 @@ impl Default for Timeouts {
             response: HumanDuration::from_secs(0),
             stall: HumanDuration::from_secs(0),
             tunnel_drain: HumanDuration::from_secs(5),
-            upstream_idle: HumanDuration::from_secs(60),
+            upstream_idle: HumanDuration::from_secs(4),
         }
     }
 }
