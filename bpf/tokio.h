@@ -164,7 +164,8 @@ int on_task_made(struct pt_regs *regs) {
   return 0;
 }
 
-static __always_inline void tokio_reads(const struct runtime *runtime, struct request request) {
+static __always_inline void tokio_reads(struct runtime *runtime, struct request request) {
+  if (!runtime->id_at) search(runtime);
   __u64 task = this_task(runtime);
   struct strand *strand = strand_of(task);
   if (!strand) {
