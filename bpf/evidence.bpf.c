@@ -22,6 +22,8 @@
 
 #include "sockets.h"
 
+#include "tokio.h"
+
 #include "libuv.h"
 
 #include "hooks.h"

@@ -10,12 +10,14 @@ static __always_inline void begin_connection(struct sock *sk) {
     call->is_sidecars = 1;
     return;
   }
-  struct runtime *runtime = this_runtime(LIBUV);
+  struct runtime *known = known_runtime();
+  struct runtime *runtime = known && known->kind == LIBUV ? known : 0;
   struct thread *thread = follows_events || runtime ? this_thread(0) : 0;
   struct inbound *cause = thread ? unanswered(&thread->handling) : 0;
   struct request none = {0};
   call->process = this_process();
   call->is_fresh = 1;
+  if (known && known->kind == TOKIO) call->opened_by = this_task(known);
   call->was_sure = cause && is_sure(known_process(this_process()), thread, cause, runtime != 0);
   open_call(call, cause ? &thread->handling : &none);
 }
@@ -78,13 +80,14 @@ static __always_inline void begin_request(struct inbound *inbound, int flags, __
   if (!process) return;
   if (!process->is_announced) {
     process->is_announced = 1;
-    announce(process->memory);
+    announce(process->memory, IS_NEW);
   }
   handle(thread, request);
   struct runtime *runtime = known_runtime();
   if (!runtime) return;
   if (runtime->kind == PYTHON) python_reads(runtime, thread, request, inbound);
   if (runtime->kind == GO) go_reads(runtime, request);
+  if (runtime->kind == TOKIO) tokio_reads(runtime, request);
 }
 
 SEC("tp_btf/sock_recv_length")
@@ -103,10 +106,12 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
     begin_request(inbound, flags, remote_port(sk));
     return 0;
   }
-  if (call && call->is_open && this_runtime(LIBUV)) {
+  struct runtime *runtime = call ? known_runtime() : 0;
+  if (runtime && call->is_open && runtime->kind == LIBUV) {
     count_idle(sk, call, 1);
     call->is_idle = 1;
   }
+  if (runtime && runtime->kind == TOKIO) tokio_receives(runtime, call);
   if (call) close_call(call);
   if (!thread || !(flags & MSG_DONTWAIT)) return 0;
   event_process();
@@ -158,11 +163,13 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       open_call(call, cause ? &thread->handling : &none);
     }
     call->is_open = 1;
-    call->is_fresh = 0;
     call->said_thread = serving;
     if (kind == LIBUV && sure) works_on = call->cause;
     if (kind == PYTHON) works_on = python_request(runtime);
     if (kind == GO) works_on = request_of_goroutine(this_goroutine(runtime));
+    if (kind == TOKIO) works_on = tokio_request(runtime, call, (__u64)sk);
+    call->said_runtime = works_on;
+    call->is_fresh = 0;
     __u16 fold = remote_fold(sk);
     slot->runtime = word(unanswered(&works_on) ? works_on.port : 0, fold, 1);
     slot->lineage = word(cause ? call->cause.port : 0, fold, sure);
@@ -173,6 +180,11 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
   if (call->said_thread.number != serving.number && call->said_thread.number) {
     call->said_thread = none;
     slot->thread = word(0, remote_fold(sk), 0);
+  }
+  struct runtime *runtime = this_runtime(TOKIO);
+  if (runtime && tokio_mixes(runtime, call)) {
+    call->is_shared = 1;
+    slot->runtime = word(0, remote_fold(sk), 0);
   }
   return 0;
 }

@@ -123,13 +123,15 @@ static __always_inline void close_call(struct call *call) {
   if (inbound) end_call(inbound);
 }
 
-/* Has the process looked at from outside, if it can be seen from there. */
-static __always_inline void announce(__u64 memory) {
+/* Has user space hear of the process, if it can be seen from there. */
+static __always_inline void announce(__u64 memory, __u32 what) {
   struct seen *entry = bpf_ringbuf_reserve(&seen, sizeof *entry, 0);
   if (!entry) return;
   entry->memory = memory;
   entry->process = this_process();
   entry->visible = visible_pid();
+  entry->what = what;
+  entry->padding = 0;
   bpf_ringbuf_submit(entry, 0);
 }
 

@@ -83,7 +83,7 @@ struct call {
   /* Who opened it. */
   __u32 process;
   /* What it has said so far stands in its slot as this. */
-  struct request said_thread;
+  struct request said_thread, said_runtime;
   /* Of one of Pillion's, once it is open. */
   struct ends ends;
   __u8 is_sidecars;
@@ -95,6 +95,10 @@ struct call {
   __u8 was_sure;
   /* It counts in `idle`: answered, nothing sent since. */
   __u8 is_idle;
+  /* tokio: others than one task write to it, or it carries several calls at a time. */
+  __u8 is_shared;
+  /* tokio: the tasks that opened it and that writes to it. */
+  __u64 opened_by, carried_by;
 };
 
 /* Where a process's connections lead to. */
@@ -127,6 +131,8 @@ struct thread {
   __u64 delivers_in;
   /* Go: the goroutine that is starting another one. */
   __u64 starts_from;
+  /* tokio: the header of the task that began to run the latest time. */
+  __u64 polls;
   /* The latest event was the response to a call from this port. */
   __u16 answered_port;
   /* A connection was accepted, nothing made for it yet. */

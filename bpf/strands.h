@@ -1,5 +1,5 @@
 /*
- * What a runtime works with instead of threads: contexts of Python, goroutines of Go. Which request is each of them for?
+ * What a runtime works with instead of threads: contexts of Python, goroutines of Go, tasks of tokio. Which request is each of them for?
  *
  * A strand made while a request is worked on is for that request and no later one. One that was made for a connection,
  * before its first request (a server's task that waits for requests), is for whichever request the connection has.
@@ -21,19 +21,25 @@ static __always_inline __u64 go_goroutine(struct pt_regs *regs) { return regs->r
 #define PYTHON 1
 #define GO 2
 #define LIBUV 3
+#define TOKIO 4
 
 /* How to read a process's runtime; src/net/kernel/probes.rs writes it once its self-check has passed. */
 struct runtime {
   /* The process's memory: another program in the same process is not meant. */
   __u64 memory;
+  /* tokio: how far before the thread's own block its context begins. */
   __u64 context_type;
   __u32 kind;
   /* Python: from a thread's own block to the pointer to its state, and what is where in that. */
+  /* tokio: the size of a context, and where in it the running task's number is: known, or as far as was seen. */
   __u32 state_at, id_at, context_at;
-  /* Go: the number of a goroutine in its description. */
+  /* Go: the number of a goroutine in its description. tokio: where a table of functions says that of a task's number. */
   __u32 number_at;
   /* Python: a loop outside it reads. Go: newproc1 knows goroutines that are parked at first. */
   __u32 variant;
+  /* tokio: the latest task that was found, how many were, and how often was looked. */
+  __u64 latest;
+  __u32 found, looked;
 };
 
 struct {
@@ -49,7 +55,13 @@ struct seen {
   __u64 memory;
   /* Here, and where the loader lives. */
   __u32 process, visible;
+  __u32 what, padding;
 };
+
+/* A process to be looked at; a probe that has found what it needs, or never will. */
+#define IS_NEW 0
+#define FITS 1
+#define FITS_NOT 2
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -71,9 +83,14 @@ struct strand {
   __u8 is_first;
   /* What is made from it has nothing in common. */
   __u8 is_shared;
-  __u16 padding;
-  /* A goroutine that writes what others hand to this connection. */
+  /* tokio: it has read requests itself; it was woken so often by whoever got the response. */
+  __u8 is_reader, wakes;
+  /* A goroutine or a task that writes what others hand to this connection. */
   __u64 writes_for;
+  /* tokio: what those worked on who woke it, for whom the latest response was, and for whom the call that is open. */
+  struct request handed, answered, carries;
+  /* tokio: how often a response went to whom the call had come from. */
+  __u8 trips;
 };
 
 struct {

@@ -163,6 +163,35 @@ async fn goroutines_are_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_tokio_are_followed() {
+    for (name, reuse) in [
+        ("tokio", Reuse::Pooled),
+        ("tokio", Reuse::Fresh),
+        ("tokio-current", Reuse::Pooled),
+    ] {
+        let Some(probed) = Probed::start(&apps::named(name).unwrap(), reuse).await else {
+            return;
+        };
+        probed.wait("one", 1.0).await;
+        for pattern in ["seq2", "par2", "sleep", "saturated", "executor", "background"] {
+            probed.wait(pattern, 0.95).await;
+        }
+        probed.row("late").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_tokio_that_share_a_connection_are_not_mixed_up() {
+    let app = apps::named("tokio-h2").unwrap();
+    let Some(probed) = Probed::start(&app, Reuse::Pooled).await else {
+        return;
+    };
+    for pattern in ["one", "seq2", "par2", "fan8", "background", "late"] {
+        probed.row(pattern).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_node_are_followed() {
     for name in ["node-http", "node-fetch"] {
         let Some(probed) = Probed::start(&apps::named(name).unwrap(), Reuse::Pooled).await else {

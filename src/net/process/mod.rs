@@ -94,7 +94,7 @@ pub enum EventLoop {
 /// Something that looks into a process's runtime.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Probe {
-    /// What it follows: `python`, `libuv`, `go`.
+    /// What it follows: `python`, `libuv`, `go`, `tokio`.
     pub name: &'static str,
     /// `None`: attached, and its check of itself succeeded. Else why it is not.
     pub refused: Option<Text>,

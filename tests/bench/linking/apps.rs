@@ -128,6 +128,16 @@ pub(crate) const APPS: &[App] = &[
     ),
     app("ruby-puma", Kind::Puma("puma.ru"), &[]),
     app("tokio", Kind::Tokio("linking-tokio"), &[]),
+    app(
+        "tokio-current",
+        Kind::Tokio("linking-tokio"),
+        &[("RUNTIME", "current")],
+    ),
+    app(
+        "tokio-h2",
+        Kind::Tokio("linking-tokio"),
+        &[("CLIENT", "h2")],
+    ),
 ];
 
 /// The app of this name.

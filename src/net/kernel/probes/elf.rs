@@ -19,6 +19,8 @@ const SYMBOL: usize = 24;
 const IS_SYMBOLS: u32 = 2;
 const IS_DYNAMIC_SYMBOLS: u32 = 11;
 const IS_LOADED: u32 = 1;
+const IS_THREAD_LOCAL: u32 = 7;
+const IS_THREAD_LOCAL_SYMBOL: u64 = 6;
 
 /// One file.
 #[derive(Debug)]
@@ -26,6 +28,18 @@ pub(super) struct Elf {
     file: File,
     tables: Vec<Table>,
     segments: Vec<Segment>,
+    /// What each thread has a copy of: its address, size and alignment.
+    thread_local: Option<(u64, u64, u64)>,
+}
+
+/// A symbol that is defined in the file.
+#[derive(Debug)]
+pub(super) struct Symbol<'a> {
+    pub(super) name: &'a [u8],
+    /// Of a variable that each thread has: from the beginning of all of them.
+    pub(super) address: u64,
+    pub(super) size: u64,
+    pub(super) is_thread_local: bool,
 }
 
 /// Symbols, with where their names are.
@@ -70,6 +84,13 @@ impl Elf {
                 });
             }
         }
+        let thread_local = segments
+            .iter()
+            .find(|segment| number(segment, 0, 4) as u32 == IS_THREAD_LOCAL)
+            .map(|segment| {
+                let field = |at| number(segment, at, 8);
+                (field(16), field(40), field(48))
+            });
         let segments = segments
             .iter()
             .filter(|segment| number(segment, 0, 4) as u32 == IS_LOADED)
@@ -83,6 +104,7 @@ impl Elf {
             file,
             tables,
             segments,
+            thread_local,
         })
     }
 
@@ -96,12 +118,28 @@ impl Elf {
             if found.iter().all(Option::is_some) {
                 break;
             }
-            self.search(table, &names, &mut found)?;
+            self.walk(table, |symbol| {
+                let index = names.iter().position(|name| name.as_bytes() == symbol.name);
+                if symbol.address != 0
+                    && let Some(entry) = index.and_then(|index| found.get_mut(index))
+                {
+                    entry.get_or_insert(symbol.address);
+                }
+            })?;
         }
         Ok(found)
     }
 
-    fn search(&self, table: &Table, names: &[&str], found: &mut [Option<u64>]) -> io::Result<()> {
+    /// Shows each symbol, some twice.
+    ///
+    /// # Errors
+    /// As for [`Elf::symbols`].
+    pub(super) fn each_symbol(&self, mut look: impl FnMut(&Symbol<'_>)) -> io::Result<()> {
+        let mut tables = self.tables.iter();
+        tables.try_for_each(|table| self.walk(table, &mut look))
+    }
+
+    fn walk(&self, table: &Table, mut look: impl FnMut(&Symbol<'_>)) -> io::Result<()> {
         let (names_at, names_size) = table.names;
         let (mut at, mut left) = table.symbols;
         if names_size > MAX_NAMES || left > MAX_SYMBOLS {
@@ -121,21 +159,32 @@ impl Elf {
             };
             self.file.read_exact_at(piece, at)?;
             for symbol in piece.chunks_exact(SYMBOL) {
-                let address = number(symbol, 8, 8);
-                let is_defined = number(symbol, 6, 2) != 0 && address != 0;
                 let rest = text.get(number(symbol, 0, 4) as usize..);
-                if let Some(rest) = rest
-                    && is_defined
-                    && let Some(index) = names.iter().position(|name| is_named(rest, name))
-                    && let Some(entry) = found.get_mut(index)
+                let name = rest.and_then(|rest| rest.split(|byte| *byte == 0).next());
+                if let Some(name) = name
+                    && number(symbol, 6, 2) != 0
                 {
-                    entry.get_or_insert(address);
+                    look(&Symbol {
+                        name,
+                        address: number(symbol, 8, 8),
+                        size: number(symbol, 16, 8),
+                        is_thread_local: number(symbol, 4, 1) & 0xf == IS_THREAD_LOCAL_SYMBOL,
+                    });
                 }
             }
             at = at.saturating_add(size as u64);
             left -= size as u64;
         }
         Ok(())
+    }
+
+    /// How far before a thread's own block of memory this variable of it begins, in a program (x86-64).
+    pub(super) fn before_block(&self, variable: &Symbol<'_>) -> Option<u64> {
+        let (address, size, alignment) = self.thread_local?;
+        let end = size.checked_add(address)?;
+        let padding = end.wrapping_neg() & alignment.max(1).wrapping_sub(1);
+        let all = size.checked_add(padding)?;
+        all.checked_sub(variable.address)
     }
 
     /// Where in the file the byte at this address is.
@@ -158,11 +207,6 @@ impl Elf {
             .find(|segment| page(segment.offset) == offset)?;
         Some(start.wrapping_sub(page(segment.address)))
     }
-}
-
-fn is_named(text: &[u8], name: &str) -> bool {
-    text.strip_prefix(name.as_bytes())
-        .is_some_and(|rest| rest.first() == Some(&0))
 }
 
 /// The entries of one of the file's lists.
@@ -201,6 +245,37 @@ mod tests {
         assert!(elf.offset_of(main).is_some());
         assert_eq!(elf.offset_of(u64::MAX), None);
         assert_eq!(elf.shift(0x5000, 0), Some(0x5000), "loaded at any place");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn variables_of_threads_lie_before_their_blocks() {
+        use std::os::unix::thread::JoinHandleExt;
+
+        thread_local! {
+            static MARK_OF_THIS_TEST: u64 = const { 7 };
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let address = MARK_OF_THIS_TEST.with(|mark| &raw const *mark as u64);
+            tell.send(address).unwrap();
+            ended.recv().ok();
+        });
+        // A thread's handle is its block's address.
+        let before = thread.as_pthread_t() as u64 - told.recv().unwrap();
+        drop(end);
+        thread.join().unwrap();
+        let elf = Elf::read(File::open("/proc/self/exe").unwrap()).unwrap();
+        let mut found = Vec::new();
+        elf.each_symbol(|symbol| {
+            let name = String::from_utf8_lossy(symbol.name);
+            if symbol.is_thread_local && name.contains("MARK_OF_THIS_TEST") {
+                found.push(elf.before_block(symbol));
+            }
+        })
+        .unwrap();
+        assert_eq!(found, [Some(before)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod go;
 mod libuv;
 mod python;
 mod target;
+mod tokio;
 
 use std::collections::HashMap;
 use std::io;
@@ -51,9 +52,14 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PYTHON: u64 = 1;
 const GO: u64 = 2;
 const LIBUV: u64 = 3;
+const TOKIO: u64 = 4;
+
+/// As `bpf/strands.h` numbers what it says of a process.
+const FITS: u32 = 1;
+const FITS_NOT: u32 = 2;
 
 /// What `bpf/strands.h` calls `struct runtime`, in words.
-type Entry = [u64; 5];
+type Entry = [u64; 7];
 
 /// What became of the processes that were named.
 #[derive(Debug, Default)]
@@ -105,7 +111,18 @@ struct Links {
     pid: u32,
     /// When the process started: tells it from a later one with the same number.
     started: u64,
+    name: &'static str,
     _links: Vec<OwnedFd>,
+    /// Those by which the programs in the kernel find what they need; dropped when they say so.
+    search: Vec<OwnedFd>,
+}
+
+/// How a process's runtime is read, and where probes belong.
+struct Plan {
+    entry: Entry,
+    places: Vec<Place>,
+    /// Where probes belong until the programs in the kernel have found the rest.
+    search: Vec<Place>,
 }
 
 /// A process as the kernel's programs name it: `struct seen`.
@@ -114,6 +131,7 @@ struct Seen {
     /// Its number for the kernel, and for this process; 0: out of sight.
     process: u32,
     pid: u32,
+    what: u32,
 }
 
 impl Watch {
@@ -150,7 +168,11 @@ impl Watch {
         loop {
             while let Some(seen) = self.next() {
                 self.forget_ended();
-                self.look(&seen);
+                match seen.what {
+                    FITS => self.end_search(&seen, None),
+                    FITS_NOT => self.end_search(&seen, Some(tokio::FITS_NOT)),
+                    _ => self.look(&seen),
+                }
             }
             let mut sources = [
                 PollFd::new(&self.seen, PollFlags::IN),
@@ -179,6 +201,7 @@ impl Watch {
             memory: number(0, 8),
             process: number(8, 4) as u32,
             pid: number(12, 4) as u32,
+            what: number(16, 4) as u32,
         })
     }
 
@@ -207,24 +230,26 @@ impl Watch {
             Runtime::Python => "python",
             Runtime::Go => "go",
             Runtime::Node => "libuv",
+            Runtime::Tokio => "tokio",
             _ => return,
         };
         let begun = Instant::now();
         let attached = match self.links.len() < MAX_PROCESSES {
-            true => self.attach(seen, program.runtime),
+            true => self.attach(seen, program.runtime, name, stat.started),
             false => Err("too many processes have probes".to_owned()),
         };
         let refused = match attached {
             Ok(links) => {
-                let links = Links {
-                    pid: seen.pid,
-                    started: stat.started,
-                    _links: links,
-                };
+                let is_searching = !links.search.is_empty();
                 self.links.insert(seen.process, links);
                 debug!(took = ?begun.elapsed(), pid, "probes attached");
-                info!(pid, runtime = name, "linking looks into the program");
-                None
+                match is_searching {
+                    true => Some(tokio::SEARCHES.into()),
+                    false => {
+                        self.is_at_work(pid, name);
+                        None
+                    }
+                }
             }
             Err(reason) => {
                 info!(
@@ -239,12 +264,47 @@ impl Watch {
         self.probed.set(pid, Some(Probe { name, refused }));
     }
 
-    fn attach(&mut self, seen: &Seen, runtime: Runtime) -> Result<Vec<OwnedFd>, String> {
+    fn is_at_work(&self, pid: i32, name: &'static str) {
+        info!(pid, runtime = name, "linking looks into the program");
+        self.probed.has_attached();
+    }
+
+    /// The programs in the kernel have found what they need in a process, or there is a reason why they never will.
+    fn end_search(&mut self, seen: &Seen, refused: Option<&'static str>) {
+        let Some(links) = self.links.get_mut(&seen.process) else {
+            return;
+        };
+        links.search.clear();
+        let (pid, name) = (links.pid as i32, links.name);
+        match refused {
+            None => self.is_at_work(pid, name),
+            Some(reason) => {
+                info!(
+                    pid,
+                    runtime = name,
+                    reason,
+                    "linking does not look into the program"
+                );
+                self.links.remove(&seen.process);
+                self.runtimes.remove(&seen.process).ok();
+            }
+        }
+        let refused = refused.map(Into::into);
+        self.probed.set(pid, Some(Probe { name, refused }));
+    }
+
+    fn attach(
+        &mut self,
+        seen: &Seen,
+        runtime: Runtime,
+        name: &'static str,
+        started: u64,
+    ) -> Result<Links, String> {
         if !cfg!(target_arch = "x86_64") {
             return Err("probes know the x86-64 alone".to_owned());
         }
         let mut tries = 0;
-        let (mut entry, places) = loop {
+        let mut plan = loop {
             let target = Target::open(seen.pid).map_err(|error| refusal(&error))?;
             tries += 1;
             match inspect(&target, runtime) {
@@ -253,21 +313,29 @@ impl Watch {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         };
-        let links = self.programs.attach(&places, seen.pid);
-        let links = links.map_err(|error| format!("the kernel refused: {error}"))?;
-        entry[0] = seen.memory;
+        let attach = |places| {
+            let links = self.programs.attach(places, seen.pid);
+            links.map_err(|error| format!("the kernel refused: {error}"))
+        };
+        let links = Links {
+            pid: seen.pid,
+            started,
+            name,
+            _links: attach(&plan.places)?,
+            search: attach(&plan.search)?,
+        };
+        plan.entry[0] = seen.memory;
         // Only now that nothing goes unseen.
-        let written = self.runtimes.insert(seen.process, entry, 0);
+        let written = self.runtimes.insert(seen.process, plan.entry, 0);
         written.map_err(|error| error.to_string())?;
-        self.probed.has_attached();
         Ok(links)
     }
 }
 
-/// How the process's runtime is read, and where probes belong.
-fn inspect(target: &Target, runtime: Runtime) -> Result<(Entry, Vec<Place>), &'static str> {
+fn inspect(target: &Target, runtime: Runtime) -> Result<Plan, &'static str> {
     let pair = |low: u64, high: u32| low | u64::from(high) << 32;
-    Ok(match runtime {
+    let mut search = Vec::new();
+    let (entry, places) = match runtime {
         Runtime::Python => {
             let (layout, places) = python::inspect(target)?;
             let entry = [
@@ -276,6 +344,8 @@ fn inspect(target: &Target, runtime: Runtime) -> Result<(Entry, Vec<Place>), &'s
                 pair(PYTHON, layout.state_at),
                 pair(layout.id_at.into(), layout.context_at),
                 pair(0, layout.reads_outside.into()),
+                0,
+                0,
             ];
             (entry, places)
         }
@@ -287,10 +357,31 @@ fn inspect(target: &Target, runtime: Runtime) -> Result<(Entry, Vec<Place>), &'s
                 GO,
                 0,
                 pair(layout.number_at.into(), layout.knows_parked.into()),
+                0,
+                0,
             ];
             (entry, places)
         }
-        _ => ([0, 0, LIBUV, 0, 0], libuv::inspect(target)?),
+        Runtime::Tokio => {
+            let (layout, found) = tokio::inspect(target)?;
+            search = found.search;
+            let entry = [
+                0,
+                layout.context_before,
+                pair(TOKIO, layout.context_size),
+                0,
+                layout.number_at.into(),
+                0,
+                0,
+            ];
+            (entry, found.places)
+        }
+        _ => ([0, 0, LIBUV, 0, 0, 0, 0], libuv::inspect(target)?),
+    };
+    Ok(Plan {
+        entry,
+        places,
+        search,
     })
 }
 

@@ -68,6 +68,9 @@ pub(super) struct Mapped {
     pub(super) elf: Elf,
     /// What is added to the file's addresses.
     pub(super) shift: u64,
+    /// Where in the process its parts are that are not run, and those that are.
+    pub(super) data: Vec<(u64, u64)>,
+    pub(super) code: Vec<(u64, u64)>,
 }
 
 impl Target {
@@ -132,7 +135,18 @@ impl Target {
             elf.shift(start, u64::from_str_radix(offset, 16).ok()?)
         });
         let shift = place.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Mapped { path, elf, shift })
+        let lines = || self.maps.lines().filter(|line| is_it(line));
+        let is_run = |line: &&str| rights_of(line).is_some_and(|rights| rights.contains('x'));
+        Ok(Mapped {
+            path,
+            elf,
+            shift,
+            data: lines()
+                .filter(|line| !is_run(line))
+                .filter_map(range_of)
+                .collect(),
+            code: lines().filter(is_run).filter_map(range_of).collect(),
+        })
     }
 }
 
@@ -155,8 +169,12 @@ fn range_of(line: &str) -> Option<(u64, u64)> {
 }
 
 fn written(line: &str) -> Option<(u64, u64)> {
-    let rights = line.split_ascii_whitespace().nth(1)?;
+    let rights = rights_of(line)?;
     rights.starts_with("rw").then(|| range_of(line)).flatten()
+}
+
+fn rights_of(line: &str) -> Option<&str> {
+    line.split_ascii_whitespace().nth(1)
 }
 
 fn inode_of(line: &str) -> Option<u64> {

@@ -1,9 +1,15 @@
 //! hyper on tokio: a task for each connection, calls through a pooled client. A program of the linking benchmark.
+//!
+//! `RUNTIME=current` runs it on one thread, `CLIENT=h2` sends all calls over one connection.
 
 #![allow(clippy::unwrap_used, reason = "a program that stands for anybody's")]
 
 use std::convert::Infallible;
 use std::env;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -24,6 +30,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -34,10 +41,24 @@ struct App {
     jobs: AtomicBool,
 }
 
-#[tokio::main(worker_threads = 4)]
-async fn main() {
+fn main() {
+    let mut builder = match is("RUNTIME", "current") {
+        true => runtime::Builder::new_current_thread(),
+        false => runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(listen());
+}
+
+/// The variable says so.
+fn is(variable: &str, value: &str) -> bool {
+    env::var(variable).is_ok_and(|found| found == value)
+}
+
+async fn listen() {
     let mut builder = Client::builder(TokioExecutor::new());
-    if env::var("OUT").is_ok_and(|out| out == "fresh") {
+    builder.http2_only(is("CLIENT", "h2"));
+    if is("OUT", "fresh") {
         builder.pool_max_idle_per_host(0);
     }
     let app = Arc::new(App {
@@ -88,7 +109,12 @@ async fn serve(app: &Arc<App>, pattern: &str, id: &str, kept: bool) {
         .collect();
     match pattern {
         "retry" => while app.call(&urls[0]).await == 503 {},
-        "par2" | "fan8" | "executor" => {
+        "executor" => {
+            let (backend, url) = (app.backend.clone(), urls[0].clone());
+            let call = tokio::task::spawn_blocking(move || call_blocking(&backend, &url));
+            call.await.unwrap().ok();
+        }
+        "par2" | "fan8" => {
             let mut calls = JoinSet::new();
             for url in urls {
                 let app = app.clone();
@@ -130,6 +156,17 @@ impl App {
         response.into_body().collect().await.ok();
         status
     }
+}
+
+/// Calls from a thread for blocking work, over a connection of its own.
+fn call_blocking(backend: &str, path: &str) -> io::Result<usize> {
+    let host = backend.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+    )?;
+    stream.read_to_end(&mut Vec::new())
 }
 
 fn url(pattern: &str, id: &str, kept: bool, call: usize) -> String {
