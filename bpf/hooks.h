@@ -52,8 +52,9 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   }
   /* The socket has no port any more. */
   bpf_map_delete_elem(&opened, &call->ends);
-  struct inbound *inbound = inbound_from(call->ends.near_port);
-  if (inbound && is_same(&inbound->ends, &call->ends)) {
+  __u32 free = 0;
+  struct inbound *inbound = known_inbound(&call->ends, &free);
+  if (inbound) {
     end_request(inbound);
     inbound->ends = (struct ends){0};
     inbound->serial++;
@@ -61,7 +62,7 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   return 0;
 }
 
-static __always_inline void begin_request(struct inbound *inbound, int flags, __u32 port) {
+static __always_inline void begin_request(struct inbound *inbound, int flags) {
   struct thread *thread = this_thread(BPF_LOCAL_STORAGE_GET_F_CREATE);
   if (!thread) return;
   int is_event = flags & MSG_DONTWAIT;
@@ -74,7 +75,7 @@ static __always_inline void begin_request(struct inbound *inbound, int flags, __
     inbound->number = number ? number : 1;
     if (process) count_waiting(inbound, 1);
   }
-  struct request request = {port, inbound->number}, none = {0};
+  struct request request = {inbound->place, inbound->number}, none = {0};
   /* One that does not block may be read by a thread that then works on something else. */
   thread->serving = is_event ? none : request;
   if (!process) return;
@@ -103,7 +104,7 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
     thread->answered_port = 0;
   }
   if (inbound) {
-    begin_request(inbound, flags, remote_port(sk));
+    begin_request(inbound, flags);
     return 0;
   }
   struct runtime *runtime = call ? known_runtime() : 0;
@@ -121,9 +122,9 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
   return 0;
 }
 
-static __always_inline void begin_answer(struct inbound *inbound, __u32 port) {
+static __always_inline void begin_answer(struct inbound *inbound) {
   struct runtime *runtime = this_runtime(PYTHON);
-  if (runtime) python_answers(runtime, port, inbound);
+  if (runtime) python_answers(runtime, inbound);
   end_request(inbound);
 }
 
@@ -134,12 +135,13 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
   struct call *call = known_call(sk);
   struct inbound *inbound = call ? 0 : inbound_of(sk);
   if (inbound) {
-    begin_answer(inbound, remote_port(sk));
+    begin_answer(inbound);
     return 0;
   }
-  __u32 port = local_port(sk);
-  struct slot *slot = bpf_map_lookup_elem(&slots, &port);
-  if (!slot || !call || call->is_sidecars) return 0;
+  if (!call || call->is_sidecars) return 0;
+  struct own_slot own = slot_of(sk);
+  struct slot *slot = own.slot;
+  if (!slot) return 0;
   struct thread *thread = this_thread(0);
   struct request none = {0}, serving = none, works_on = none;
   struct inbound *cause = 0;
@@ -159,7 +161,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       cause = unanswered(&thread->handling);
       sure = cause && is_sure(event_process(), thread, cause, kind == LIBUV);
       /* A connection that became free may be what another request waited for, unless it could have had one. */
-      if (kind == LIBUV && thread->answered_port == port && others_idle < 1) sure = 0;
+      if (kind == LIBUV && thread->answered_port == local_port(sk) && others_idle < 1) sure = 0;
       open_call(call, cause ? &thread->handling : &none);
     }
     call->is_open = 1;
@@ -170,21 +172,20 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
     if (kind == TOKIO) works_on = tokio_request(runtime, call, (__u64)sk);
     call->said_runtime = works_on;
     call->is_fresh = 0;
-    __u16 fold = remote_fold(sk);
-    slot->runtime = word(unanswered(&works_on) ? works_on.port : 0, fold, 1);
-    slot->lineage = word(cause ? call->cause.port : 0, fold, sure);
-    slot->thread = word(serving.port, fold, 1);
+    slot->runtime = word(&own, &works_on, 1);
+    slot->lineage = word(&own, cause ? &call->cause : &none, sure);
+    slot->thread = word(&own, &serving, 1);
     return 0;
   }
   /* More of a request that has begun; or another one, before the response: then it is anybody's. */
   if (call->said_thread.number != serving.number && call->said_thread.number) {
     call->said_thread = none;
-    slot->thread = word(0, remote_fold(sk), 0);
+    slot->thread = word(&own, &none, 0);
   }
   struct runtime *runtime = this_runtime(TOKIO);
   if (runtime && tokio_mixes(runtime, call)) {
     call->is_shared = 1;
-    slot->runtime = word(0, remote_fold(sk), 0);
+    slot->runtime = word(&own, &none, 0);
   }
   return 0;
 }

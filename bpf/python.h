@@ -111,15 +111,15 @@ static __always_inline void python_reads(const struct runtime *runtime, struct t
   struct strand made = {.root = strand ? strand->root : new_root(), .cause = request};
   if (strand) strand->cause = request;
   else set_strand(context, &made);
-  serve(made.root, request.port, inbound, 1);
+  serve(made.root, inbound, 1);
 }
 
-static __always_inline void python_answers(const struct runtime *runtime, __u32 port, const struct inbound *inbound) {
+static __always_inline void python_answers(const struct runtime *runtime, const struct inbound *inbound) {
   struct strand *strand = strand_of(this_context(runtime));
   if (!strand) return;
   __u32 id = strand->root;
   int is_bound = bpf_map_lookup_elem(&roots, &id) != 0;
-  serve(id, port, inbound, 0);
+  serve(id, inbound, 0);
   struct root *root = bpf_map_lookup_elem(&roots, &id);
   if (!root) return;
   if (!strand->cause.number) {

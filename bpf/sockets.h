@@ -42,11 +42,8 @@ static __always_inline __u32 local_address(const struct sock *sk) {
   return sk->__sk_common.skc_rcv_saddr;
 }
 
-/* The remote address and port in 16 bits, as src/net/kernel/slots.rs folds them. */
-static __always_inline __u16 remote_fold(const struct sock *sk) {
-  __u32 bits = remote_address(sk);
-  return bits ^ bits >> 16 ^ remote_port(sk);
-}
+/* An address and port in 16 bits, as src/net/kernel/slots.rs folds them. */
+static __always_inline __u16 fold_of(__u32 address, __u16 port) { return address ^ address >> 16 ^ port; }
 
 static __always_inline struct call *known_call(struct sock *sk) { return bpf_sk_storage_get(&calls, sk, 0, 0); }
 
@@ -57,17 +54,31 @@ static __always_inline int is_same(const struct ends *one, const struct ends *ot
 
 static __always_inline void end_request(struct inbound *inbound);
 
+/* Where a connection of Pillion's is remembered; NULL where it is not. `free`: a place that it could have. */
+static __always_inline struct inbound *known_inbound(const struct ends *ends, __u32 *free) {
+  __u16 fold = fold_of(ends->far, ends->far_port);
+  __u32 first = place_of(ends->near_port, fold, 0), second = place_of(ends->near_port, fold, 1);
+  struct inbound *one = inbound_at(first), *two = inbound_at(second);
+  if (!one || !two) return 0;
+  if (is_same(&one->ends, ends)) return one;
+  if (is_same(&two->ends, ends)) return two;
+  int is_second = one->ends.near_port && (!two->ends.near_port || two->number < one->number);
+  *free = is_second ? second : first;
+  return 0;
+}
+
 /* Pillion's connection to the program at the other end of this socket, if that is what it is. */
 static __always_inline struct inbound *inbound_of(const struct sock *sk) {
-  struct inbound *inbound = inbound_from(remote_port(sk));
-  if (!inbound) return 0;
   struct ends ends = {
       .near = remote_address(sk), .far = local_address(sk), .near_port = remote_port(sk), .far_port = local_port(sk)};
-  if (is_same(&inbound->ends, &ends)) return inbound;
-  /* Pillion may have opened several from this port, to different addresses: this one leads to the program. */
-  if (!bpf_map_lookup_elem(&opened, &ends)) return 0;
+  __u32 free = 0;
+  struct inbound *inbound = known_inbound(&ends, &free);
+  if (inbound || !bpf_map_lookup_elem(&opened, &ends)) return inbound;
+  inbound = inbound_at(free);
+  if (!inbound) return 0;
   end_request(inbound);
   inbound->ends = ends;
+  inbound->place = free;
   inbound->serial++;
   return inbound;
 }
@@ -166,8 +177,42 @@ static __always_inline int is_sure(const struct process *process, const struct t
   return now < thread->due && now < thread->first_event + SHORTEST_TIMER;
 }
 
-static __always_inline __u64 word(__u32 cause, __u16 remote, int is_sure) {
-  __u64 time = bpf_ktime_get_ns() >> 9 & 0x7fffffff;
-  return (__u64)cause << 48 | (__u64)remote << 32 | time << 1 | is_sure;
+/* A slot, whose it is, and which of the two that it may have. */
+struct own_slot {
+  struct slot *slot;
+  __u16 fold;
+  __u8 is_second;
+};
+
+#define TIME_MASK 0x3fffffff
+
+static __always_inline __u32 word_time(void) { return bpf_ktime_get_ns() >> 10 & TIME_MASK; }
+
+/* What a slot says of a request, or of none. */
+static __always_inline __u64 word(const struct own_slot *own, const struct request *cause, int is_sure) {
+  struct inbound *inbound = unanswered(cause);
+  __u64 port = inbound ? inbound->ends.near_port : 0;
+  return port << 48 | (__u64)own->fold << 32 | (__u64)word_time() << 2 | own->is_second << 1 | is_sure;
+}
+
+static __always_inline int is_own(__u64 word, __u16 fold, int is_second) {
+  return word && (__u16)(word >> 32) == fold && (word >> 1 & 1) == is_second;
+}
+
+static __always_inline __u32 age(__u64 word) { return word ? (word_time() - (__u32)(word >> 2)) & TIME_MASK : ~0U; }
+
+/* The slot for what is sent now: where this connection has something already, or else the older one. */
+static __always_inline struct own_slot slot_of(const struct sock *sk) {
+  struct own_slot own = {.fold = fold_of(remote_address(sk), remote_port(sk))};
+  __u32 first = place_of(local_port(sk), own.fold, 0), second = place_of(local_port(sk), own.fold, 1);
+  struct slot *one = bpf_map_lookup_elem(&slots, &first), *two = bpf_map_lookup_elem(&slots, &second);
+  if (!one || !two) return own;
+  own.is_second = !is_own(one->thread, own.fold, 0) &&
+                  (is_own(two->thread, own.fold, 1) || age(two->thread) > age(one->thread));
+  /* The first of all says how they are to be read. */
+  if (!first) own.is_second = 1;
+  if (!second) own.is_second = 0;
+  if (own.is_second ? second : first) own.slot = own.is_second ? two : one;
+  return own;
 }
 

@@ -20,9 +20,10 @@ const volatile __u32 sidecar_pid = 0;
 const volatile __u32 follows_events = 0;
 
 /*
- * Evidence, by local port of an outgoing connection; src/net/kernel/slots.rs reads it. Each word, from the top: 16 bits
- * port from which the inbound connection was opened (0: none), 16 bits fold of the connection's remote address and
- * port, 31 bits time of the write in units of 512 ns, 1 bit set when nothing speaks against it.
+ * Evidence about an outgoing connection, in one of its two places; src/net/kernel/slots.rs reads it. Each word, from the
+ * top: 16 bits port from which the inbound connection was opened (0: none), 16 bits fold of the connection's remote
+ * address and port, 30 bits time of the write in units of 1,024 ns, 1 bit which of the two places this is, 1 bit set
+ * when nothing speaks against it. Fold, place, and which of the two it is give the connection's local port.
  */
 struct slot {
   __u64 thread, lineage, runtime, unused;
@@ -51,9 +52,10 @@ struct {
   __type(value, __u8);
 } opened SEC(".maps");
 
-/* A connection from Pillion to the program, by Pillion's port, with the request that the program works on. */
+/* A connection from Pillion to the program, in one of its two places, with the request that the program works on. */
 struct inbound {
   struct ends ends;
+  __u32 place;
   /* It counts in its process's `waiting`, as long as no call of its own is open. */
   __u32 is_counted;
   /* Counts up for each request read; 0 once its response begins. */
@@ -74,7 +76,7 @@ struct {
 
 /* A request, as long as `inbounds` says that this number is worked on there. */
 struct request {
-  __u32 port, number;
+  __u32 place, number;
 };
 
 /* A socket of the program that it opened, or one of Pillion's. */
@@ -170,14 +172,22 @@ struct {
 __u32 sidecar = 0;
 __u32 requests = 0;
 
-static __always_inline struct inbound *inbound_from(__u32 port) {
-  return bpf_map_lookup_elem(&inbounds, &port);
+/*
+ * A connection's two places in an array of PORTS, by its port at one end and a fold of its other end. No two ports have
+ * the same with one fold; with different folds they meet by chance alone: programs often open connections from the same
+ * ports in the same order to several addresses. src/net/kernel/slots.rs does the same.
+ */
+static __always_inline __u32 place_of(__u32 port, __u32 fold, int is_second) {
+  __u32 factor = is_second ? fold * 0x85ebu ^ 0x27d4u : fold * 0x9e37u;
+  return (port * (factor | 1) + fold) & (PORTS - 1);
 }
+
+static __always_inline struct inbound *inbound_at(__u32 place) { return bpf_map_lookup_elem(&inbounds, &place); }
 
 /* The connection of a request that is still worked on. */
 static __always_inline struct inbound *unanswered(const struct request *request) {
   if (!request->number) return 0;
-  struct inbound *inbound = inbound_from(request->port);
+  struct inbound *inbound = inbound_at(request->place);
   return inbound && inbound->number == request->number ? inbound : 0;
 }
 

@@ -102,7 +102,7 @@ struct {
 
 /* The inbound connection that a root's strands serve. */
 struct root {
-  __u32 port, serial;
+  __u32 place, serial;
   /* One of them reads it; then every strand from before the first request serves it, else the first alone. */
   __u8 is_reader;
   /* They serve several. */
@@ -159,24 +159,24 @@ static __always_inline struct request connections_request(const struct strand *s
   struct root *root = bpf_map_lookup_elem(&roots, &id);
   if (!root) return none;
   if (root->is_shared || (!root->is_reader && !strand->is_first)) return NOBODYS;
-  struct inbound *inbound = inbound_from(root->port);
+  struct inbound *inbound = inbound_at(root->place);
   if (!inbound || inbound->serial != root->serial) return NOBODYS;
   __u32 number = inbound->number;
   if (!number) root->is_tainted = 1;
   if (!number || (root->answers_itself && root->is_tainted)) return NOBODYS;
-  return (struct request){root->port, number};
+  return (struct request){root->place, number};
 }
 
 static __always_inline struct request request_of(const struct strand *strand) {
   return strand->cause.number ? strand->cause : connections_request(strand);
 }
 
-static __always_inline void serve(__u32 id, __u32 port, const struct inbound *inbound, int is_reader) {
+static __always_inline void serve(__u32 id, const struct inbound *inbound, int is_reader) {
   struct root *root = bpf_map_lookup_elem(&roots, &id);
   if (root) {
-    if (root->port != port || root->serial != inbound->serial) root->is_shared = 1;
+    if (root->place != inbound->place || root->serial != inbound->serial) root->is_shared = 1;
     return;
   }
-  struct root fresh = {.port = port, .serial = inbound->serial, .is_reader = is_reader};
+  struct root fresh = {.place = inbound->place, .serial = inbound->serial, .is_reader = is_reader};
   bpf_map_update_elem(&roots, &id, &fresh, BPF_ANY);
 }

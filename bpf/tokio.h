@@ -174,7 +174,7 @@ static __always_inline void tokio_reads(struct runtime *runtime, struct request 
     return;
   }
   /* One task for two connections at a time. */
-  if (strand->is_reader && strand->cause.port != request.port && unanswered(&strand->cause)) strand->is_shared = 1;
+  if (strand->is_reader && strand->cause.place != request.place && unanswered(&strand->cause)) strand->is_shared = 1;
   strand->cause = request;
   strand->is_reader = 1;
 }

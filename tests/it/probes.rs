@@ -173,7 +173,14 @@ async fn tasks_of_tokio_are_followed() {
             return;
         };
         probed.wait("one", 1.0).await;
-        for pattern in ["seq2", "par2", "sleep", "saturated", "executor", "background"] {
+        for pattern in [
+            "seq2",
+            "par2",
+            "sleep",
+            "saturated",
+            "executor",
+            "background",
+        ] {
             probed.wait(pattern, 0.95).await;
         }
         probed.row("late").await;

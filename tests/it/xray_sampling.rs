@@ -104,7 +104,7 @@ async fn rules_decide_by_request_and_what_was_decided_brings_new_grants() {
         ([127, 0, 0, 1], app.port).into(),
         json!({
             "service": "shop",
-            "sampling": { "xray": { "endpoint": service.url(), "report_interval": "50ms" } },
+            "sampling": { "xray": { "endpoint": service.url(), "report_interval": "1s" } },
             "reporters": [{ "otlp": { "endpoint": collector.url(), "queue": { "flush_interval": "10ms" } } }],
         }),
     );
@@ -128,6 +128,7 @@ async fn rules_decide_by_request_and_what_was_decided_brings_new_grants() {
     {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    // All before the first report.
     client::post(port, "/checkout/1", "text/plain", b"x")
         .await
         .unwrap();

@@ -1,10 +1,11 @@
-//! The array that the kernel's programs write and this process reads: evidence by local port of the program's calls.
+//! The array that the kernel's programs write and this process reads: evidence about the program's calls.
 //!
-//! Shape: 32 bytes a port, four native 64-bit words: what the sending thread served, what the event was about that it
-//! handled, what a runtime's probe says, and one for later. Each word, from the top: 16 bits port from which the
-//! inbound connection was opened (0: none), 16 bits fold of the connection's remote address, 31 bits time in units of
-//! 512 ns, 1 bit set when nothing speaks against it. Port 0 belongs to nobody: its first word names this shape.
-//! Source: `bpf/state.h`.
+//! Shape: 65,536 slots of 32 bytes, four native 64-bit words: what the sending thread served, what the event was about
+//! that it handled, what a runtime's probe says, and one for later. Each word, from the top: 16 bits port from which the
+//! inbound connection was opened (0: none), 16 bits fold of the connection's remote address, 30 bits time in units of
+//! 1,024 ns, 1 bit that tells a connection's second slot from its first, 1 bit set when nothing speaks against it. The
+//! two slots of a connection follow from its local port and the fold. Slot 0 belongs to nobody: its first word names
+//! this shape. Source: `bpf/state.h`.
 
 #![allow(unsafe_code)]
 
@@ -22,23 +23,23 @@ use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
 use rustix::time::ClockId;
 
-/// One slot a port.
+/// Slots.
 const PORTS: usize = 1 << 16;
 /// Words of a slot.
 const WORDS: usize = 4;
 /// Bytes of all slots.
 const SIZE: usize = PORTS * WORDS * size_of::<AtomicU64>();
 /// `pillion` and the version of the shape.
-pub(super) const LAYOUT: u64 = u64::from_be_bytes(*b"pillion\x01");
+pub(super) const LAYOUT: u64 = u64::from_be_bytes(*b"pillion\x02");
 /// Bits of a moment.
-const MOMENT: u32 = 0x7fff_ffff;
+const MOMENT: u32 = 0x3fff_ffff;
 
 /// The mapped array. Reading takes no system call and no lock.
 pub struct Slots {
     words: NonNull<AtomicU64>,
 }
 
-/// A point in time, in units of 512 ns of the monotonic clock; comparable within nine minutes.
+/// A point in time, in units of 1,024 ns of the monotonic clock; comparable within nine minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment(u32);
 
@@ -99,29 +100,43 @@ impl Slots {
     /// nothing was, or for another connection.
     pub fn of(&self, local: u16, remote: SocketAddr) -> Option<Sent> {
         let fold = fold(remote);
-        let [thread, lineage, runtime] = [0, 1, 2].map(|kind| self.word(local, kind));
-        if thread == 0 || local == 0 || (thread >> 32) as u16 != fold {
+        let [one, other] = [false, true].map(|is_second| self.at(local, fold, is_second));
+        match (one, other) {
+            (Some(one), Some(other)) if one.at.is_until(other.at) => Some(other),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn at(&self, local: u16, fold: u16, is_second: bool) -> Option<Sent> {
+        let place = place(local, fold, is_second);
+        if local == 0 || place == 0 {
             return None;
         }
+        let own = |kind| {
+            let word = self.word(place, kind);
+            let is_own = (word >> 32) as u16 == fold && (word & 2 != 0) == is_second;
+            (word != 0 && is_own).then_some(word)
+        };
         let read = |word: u64| {
-            let (inbound, of) = ((word >> 48) as u16, (word >> 32) as u16);
-            (inbound != 0 && of == fold).then_some(Word {
+            let inbound = (word >> 48) as u16;
+            (inbound != 0).then_some(Word {
                 inbound,
                 is_sure: word & 1 == 1,
             })
         };
+        let thread = own(0)?;
         Some(Sent {
-            at: Moment((thread as u32) >> 1),
+            at: Moment::from_bits((thread as u32) >> 2),
             thread: read(thread),
-            lineage: read(lineage),
-            runtime: read(runtime),
+            lineage: own(1).and_then(read),
+            runtime: own(2).and_then(read),
         })
     }
 
-    fn word(&self, port: u16, kind: usize) -> u64 {
+    fn word(&self, place: u16, kind: usize) -> u64 {
         // SAFETY: the mapping holds four words for every 16-bit number and lives as long as `self`; page alignment is
         // enough for them.
-        let word = unsafe { self.words.add(usize::from(port) * WORDS + kind).as_ref() };
+        let word = unsafe { self.words.add(usize::from(place) * WORDS + kind).as_ref() };
         word.load(Ordering::Acquire)
     }
 }
@@ -149,7 +164,7 @@ impl Moment {
 
     /// So many nanoseconds after the clock's zero.
     pub fn at(nanos: u64) -> Self {
-        Self((nanos >> 9) as u32 & MOMENT)
+        Self((nanos >> 10) as u32 & MOMENT)
     }
 
     /// Earlier than the other, or the same.
@@ -168,7 +183,16 @@ impl Moment {
     }
 }
 
-/// A remote address in 16 bits, as `remote_fold` in `bpf/sockets.h` folds it.
+/// Where evidence about a connection may lie, as `place_of` in `bpf/state.h` says.
+fn place(local: u16, fold: u16, is_second: bool) -> u16 {
+    let factor = match is_second {
+        true => fold.wrapping_mul(0x85eb) ^ 0x27d4,
+        false => fold.wrapping_mul(0x9e37),
+    };
+    local.wrapping_mul(factor | 1).wrapping_add(fold)
+}
+
+/// A remote address in 16 bits, as `fold_of` in `bpf/sockets.h` folds it.
 fn fold(remote: SocketAddr) -> u16 {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
     let bits = match remote.ip().to_canonical() {
@@ -194,7 +218,12 @@ mod tests {
     }
 
     fn word(inbound: u64, fold: u16, at: u64, is_sure: u64) -> u64 {
-        inbound << 48 | u64::from(fold) << 32 | at << 1 | is_sure
+        inbound << 48 | u64::from(fold) << 32 | at << 2 | is_sure
+    }
+
+    fn put(array: &File, place: u16, words: [u64; 4]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        array.write_all_at(&bytes, 32 * u64::from(place)).unwrap();
     }
 
     #[test]
@@ -209,8 +238,7 @@ mod tests {
             word(50_002, fold ^ 1, 7, 1),
             0,
         ];
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        array.write_all_at(&bytes, 32 * 40_000).unwrap();
+        put(&array, place(40_000, fold, false), words);
         let seen = |inbound, is_sure| Some(Word { inbound, is_sure });
         let sent = slots.of(40_000, remote).unwrap();
         assert_eq!(sent.at, Moment(7));
@@ -222,6 +250,62 @@ mod tests {
         }
         let mapped = "[::ffff:10.1.2.3]:80".parse().unwrap();
         assert_eq!(slots.of(40_000, mapped), Some(sent), "the same address");
+    }
+
+    #[test]
+    fn connections_from_one_port_to_two_addresses_do_not_meet() {
+        let (array, slots) = array();
+        let remotes: [SocketAddr; 2] = [
+            "10.1.2.3:80".parse().unwrap(),
+            "10.1.2.4:80".parse().unwrap(),
+        ];
+        for port in 40_000..40_100 {
+            for (remote, cause) in remotes.iter().zip([50_000, 50_001]) {
+                let fold = fold(*remote);
+                put(
+                    &array,
+                    place(port, fold, false),
+                    [word(cause, fold, 7, 1), 0, 0, 0],
+                );
+            }
+        }
+        let found = |remote: SocketAddr| {
+            let ports = 40_000..40_100;
+            ports
+                .filter(|port| slots.of(*port, remote).is_some())
+                .count()
+        };
+        // One is found where no other was put in its place later.
+        assert!(found(remotes[0]) > 90 && found(remotes[1]) == 100);
+    }
+
+    #[test]
+    fn what_was_said_last_counts_in_either_place() {
+        let (array, slots) = array();
+        let remote: SocketAddr = "10.1.2.3:80".parse().unwrap();
+        let fold = fold(remote);
+        for (first, second, expected) in [(7, 9, 2), (9, 7, 1), (3, MOMENT - 3, 1)] {
+            let [first, second] = [first, second].map(u64::from);
+            put(
+                &array,
+                place(40_000, fold, false),
+                [word(1, fold, first, 1), 0, 0, 0],
+            );
+            put(
+                &array,
+                place(40_000, fold, true),
+                [word(2, fold, second, 1) | 2, 0, 0, 0],
+            );
+            let thread = slots.of(40_000, remote).unwrap().thread.unwrap();
+            assert_eq!(thread.inbound, expected);
+        }
+        // Of another connection, whose first place this is.
+        put(
+            &array,
+            place(40_000, fold, true),
+            [word(2, fold, 9, 1), 0, 0, 0],
+        );
+        assert_eq!(slots.of(40_000, remote).unwrap().thread.unwrap().inbound, 1);
     }
 
     #[test]
