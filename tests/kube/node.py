@@ -55,9 +55,11 @@ class Node(threading.Thread):
             for pod in there:
                 try:
                     self.see(pod)
-                except (OSError, Refused, TimeoutError, subprocess.CalledProcessError) as error:
-                    if "404" not in str(error) and "409" not in str(error):
-                        self.failures.append(f"{pod['metadata']['name']}: {error}")
+                except Refused as error:
+                    # It is going away meanwhile, or its namespace is.
+                    print(f"{pod['metadata']['name']}: {error}", flush=True)
+                except (OSError, TimeoutError, subprocess.CalledProcessError) as error:
+                    self.failures.append(f"{pod['metadata']['name']}: {error}")
             gone = self.pods.keys() - {pod["metadata"]["uid"] for pod in there}
             for uid in gone:
                 self.pods.pop(uid).stop()
