@@ -185,6 +185,18 @@ until_it is_web http://127.0.0.1:15606/
 until_it systemctl is-active pillion
 systemctl stop pillion
 systemctl show --property Result --value pillion | grep -x success
+# A socket that systemd holds: whoever calls starts the service.
+cat >/etc/systemd/system/pillion.socket <<'END'
+[Socket]
+ListenStream=127.0.0.1:18606
+FileDescriptorName=inbound
+END
+systemctl daemon-reload
+systemctl start pillion.socket
+until_it is_web http://127.0.0.1:18606/
+until_it systemctl is-active pillion
+systemctl stop pillion.socket pillion
+rm /etc/systemd/system/pillion.socket
 "#;
 
 const PURGED: &str = r#"
