@@ -128,8 +128,7 @@ pub(crate) fn install(args: InstallArgs, config: &Config) -> Exit {
     let rules = rules(args, config);
     let done = chosen(&tool).and_then(|found| {
         if tool.dry_run {
-            // As on a system where nothing is installed yet.
-            let calls = apply::plan_install(&rules, found, |_| String::new());
+            let calls = apply::plan_install(&rules, found, apply::saved);
             return Ok(crate::cli::print(&scripts(&calls)));
         }
         apply::install(&rules, found).map(|()| Exit::Ok)

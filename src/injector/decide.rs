@@ -248,16 +248,27 @@ fn ends_by_itself(pod: &Pod<'_>) -> bool {
     is_job || policy.is_some_and(|policy| policy != "Always")
 }
 
-/// A warning for each container whose connections are taken for the sidecar's own.
-fn same_user(pod: &Pod<'_>, user: u32) -> Vec<String> {
-    let of_pod = pod.at("/spec/securityContext/runAsUser").as_u64();
-    let containers = pod.lasting_containers().filter(|container| {
-        let own = container.at("/securityContext/runAsUser").as_u64();
-        own.or(of_pod) == Some(user.into())
-    });
-    let warning = |container: Container<'_>| {
-        let name = container.name();
-        format!("container {name} runs as user {user}, as pillion does: its calls are not traced")
+/// A warning for each container whose connections are taken for the sidecar's own: the rules pass over its user and its
+/// group.
+fn same_user(pod: &Pod<'_>, id: u32) -> Vec<String> {
+    let same = |container: &Container<'_>, key: &str| {
+        let own = container.at(&format!("/securityContext/{key}"));
+        let own = own.as_u64();
+        own.or_else(|| pod.at(&format!("/spec/securityContext/{key}")).as_u64()) == Some(id.into())
     };
-    containers.map(warning).collect()
+    let warning = |container: Container<'_>| {
+        let what = match (
+            same(&container, "runAsUser"),
+            same(&container, "runAsGroup"),
+        ) {
+            (true, _) => "user",
+            (false, true) => "group",
+            (false, false) => return None,
+        };
+        let name = container.name();
+        Some(format!(
+            "container {name} runs as {what} {id}, as pillion does: its calls are not traced"
+        ))
+    };
+    pod.lasting_containers().filter_map(warning).collect()
 }

@@ -6,7 +6,7 @@
 #   bin/jaeger    bin/jaeger-all-in-one    bin/otelcol    lib/zipkin.jar    python/bin/python    agents/bin/python
 #   node/node_modules    linking/bin/python    log/*.log    bin/reports-go
 #   bin/jaeger-agent    java/Reports.class and the jars beside it    bin/helm    bin/kustomize    kafka/*.jar
-#   kube/etcd    kube/VERSION/kube-apiserver    kube/VERSION/kube-controller-manager
+#   kube/etcd    kube/VERSION/kube-apiserver    kube/VERSION/kube-controller-manager    kube/VERSION/kubectl    kube/crds
 # Running it again installs only what is missing. What cannot be installed is skipped with the reason; with
 # PILLION_TEST_REQUIRE=1 that makes the exit status 1. Arguments choose parts (default: all, see main, but older_apiservers).
 set -uo pipefail
@@ -19,8 +19,10 @@ zipkin_version=3.5.1
 helm_version=v3.16.4
 kustomize_version=v5.5.0
 kubernetes_version=v1.36.3
-older_kubernetes_versions=(v1.29.6 v1.33.13)
+older_kubernetes_versions=(v1.27.3 v1.29.6 v1.33.13)
 etcd_version=v3.6.16
+cert_manager_module=github.com/cert-manager/cert-manager@v1.16.2
+prometheus_operator_module=github.com/prometheus-operator/prometheus-operator@v0.79.2
 skipped=0
 
 main() {
@@ -219,8 +221,14 @@ install_kubernetes() {
   fi
 }
 
-# The servers that ask the injector, without kubelet and scheduler: pods are made and never run.
-install_apiservers() { api_servers "$kubernetes_version"; }
+# The servers that ask the injector, without kubelet and scheduler: pods are made and never run; and kubectl, for the page.
+install_apiservers() {
+  api_servers "$kubernetes_version"
+  if command -v go >/dev/null; then
+    kube_program kubectl k8s.io/kubernetes "$kubernetes_version" /cmd/kubectl "$tools/kube/$kubernetes_version/kubectl"
+    kube_kinds
+  fi
+}
 
 install_older_apiservers() { api_servers "${older_kubernetes_versions[@]}"; }
 
@@ -239,6 +247,30 @@ api_servers() {
       kube_program "$program" k8s.io/kubernetes "$version" "/cmd/$program" "$tools/kube/$version/$program"
     done
   done
+}
+
+# The kinds that the manifests use and Kubernetes does not have, as their makers declare them.
+kube_kinds() {
+  local to=$tools/kube/crds wanted="$cert_manager_module $prometheus_operator_module"
+  if [[ $(cat "$tools/kube/crds.version" 2>/dev/null) = "$wanted" ]]; then
+    have "kinds of cert-manager and the Prometheus operator"
+  elif mkdir -p "$to" && try kube-kinds copy_kinds "$to"; then
+    echo "$wanted" >"$tools/kube/crds.version"
+    have "kinds of cert-manager and the Prometheus operator"
+  else
+    skip "kinds of cert-manager and the Prometheus operator: $(reason kube-kinds)"
+  fi
+}
+
+# copy_kinds TO. cert-manager's are templates; what is left out are labels.
+copy_kinds() {
+  local to=$1 dir kind
+  dir=$(module_dir "$cert_manager_module") || return
+  for kind in certificates issuers; do
+    sed '/{{/d' "$dir/deploy/crds/crd-$kind.yaml" >"$to/cert-manager-$kind.yaml" || return
+  done
+  dir=$(module_dir "$prometheus_operator_module") || return
+  install -m 644 "$dir/example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml" "$to/"
 }
 
 # kube_program NAME MODULE VERSION FOLDER BINARY
@@ -384,7 +416,7 @@ install_debian() {
   want cc:build-essential promtool:prometheus curl:curl h2load:nghttp2-client chromium:chromium \
     java:default-jre-headless mvn:maven ip:iproute2 nft:nftables iptables-restore:iptables redis-server:redis-server \
     mariadbd:mariadb-server puma:puma nginx:nginx psql:postgresql redis-cli:redis-tools \
-    valgrind:valgrind
+    valgrind:valgrind systemctl:systemd setpriv:util-linux openssl:openssl
   # Debian's python3 alone cannot make virtual environments.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   install_packages

@@ -1,31 +1,59 @@
 //! Real API servers: they call the injector over HTTPS, accept what comes of each pod, and change
-//! nothing when the pod is given again; and they take every manifest. `tests/kube/run` does it.
+//! nothing when the pod is given again; and they take every manifest. `tests/kube/run` does it, and
+//! `tests/kube/page` follows the page with kubectl and helm.
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::jaeger::tools;
 use crate::support::pillion::scrub;
 use crate::support::skip::skip;
 
-fn check(version: &str) {
+const NEWEST: &str = "v1.36.3";
+
+/// Where the programs of one version are.
+fn server(version: &str) -> Option<PathBuf> {
     let server = tools().map(|tools| tools.join("kube").join(version));
-    let Some(server) = server.filter(|server| server.join("kube-apiserver").exists()) else {
-        return skip(&format!(
+    let there = server.filter(|server| server.join("kube-apiserver").exists());
+    if there.is_none() {
+        skip(&format!(
             "no API server {version} (tests/interop/install.sh apiservers)"
         ));
-    };
-    if Command::new("openssl").arg("version").output().is_err() {
-        return skip("openssl is not installed");
+    } else if Command::new("openssl").arg("version").output().is_err() {
+        skip("openssl is not installed");
+        return None;
     }
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kube/run"));
+    there
+}
+
+/// Runs one of `tests/kube`; what it said. It must be content.
+fn run(name: &str, server: &Path, more: &[&Path]) -> String {
+    let mut command = Command::new(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/kube")
+            .join(name),
+    );
     scrub(&mut command);
     command.arg("--server").arg(server);
     command.args(["--pillion", env!("CARGO_BIN_EXE_pillion")]);
-    let output = command.output().unwrap();
+    let output = command.args(more).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{version}: {said}");
+    assert!(output.status.success(), "{name}: {said}");
+    said
+}
+
+fn check(version: &str) {
+    let Some(server) = server(version) else {
+        return;
+    };
+    let said = run("run", &server, &[]);
+    if version.starts_with("v1.27.") {
+        // The plain form alone.
+        let injected = said.matches(": injected by ").count();
+        return assert_eq!(injected, 2, "{version}: {said}");
+    }
     let injected = said.matches(": injected by ").count();
     let refused = said.matches(": not injected: ").count();
     assert!(injected >= 15 && refused >= 6, "{version}: {said}");
@@ -34,13 +62,46 @@ fn check(version: &str) {
 
 #[test]
 fn the_newest_kubernetes_takes_every_shape() {
-    check("v1.36.3");
+    check(NEWEST);
 }
 
 #[test]
 #[ignore = "each takes minutes to build: tests/interop/install.sh older_apiservers"]
 fn older_kubernetes_take_every_shape() {
-    for version in ["v1.29.6", "v1.33.13"] {
+    for version in ["v1.27.3", "v1.29.6", "v1.33.13"] {
         check(version);
+    }
+}
+
+#[test]
+fn the_page_is_followed_with_kubectl_and_helm() {
+    let Some(server) = server(NEWEST) else {
+        return;
+    };
+    let tools = tools().unwrap();
+    for file in [
+        tools.join("bin/helm"),
+        tools.join("kube/crds"),
+        server.join("kubectl"),
+    ] {
+        if !file.exists() {
+            let file = file.display();
+            return skip(&format!(
+                "no {file} (tests/interop/install.sh kubernetes apiservers)"
+            ));
+        }
+    }
+    let alone = Command::new("unshare").args(["--net", "true"]).output();
+    if !alone.is_ok_and(|output| output.status.success()) {
+        return skip("no network namespaces: not root");
+    }
+    let said = run("page", &server, &[Path::new("--tools"), &tools]);
+    for text in [
+        "deployment \"pillion-injector\" successfully rolled out",
+        "Forwarding from 127.0.0.1:15690",
+        "release \"pillion-injector\" uninstalled",
+        "page: ",
+    ] {
+        assert!(said.contains(text), "{text} is missing: {said}");
     }
 }

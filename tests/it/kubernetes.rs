@@ -18,7 +18,6 @@ use crate::support::jaeger::tools;
 use crate::support::kubernetes;
 use crate::support::netns::has;
 use crate::support::pillion::Pillion;
-use crate::support::pillion::scrub;
 use crate::support::skip::skip;
 
 const CHART: &str = "deploy/kubernetes/chart";
@@ -472,74 +471,6 @@ fn the_page_lists_every_annotation() {
     }
     let remedy = "run PILLION_UPDATE_DOCS=1 cargo test --test it kubernetes";
     assert_eq!(table, written, "the annotations changed: {remedy}");
-}
-
-/// What stands between the commands of the page and a cluster that is not there: helm renders instead of installing,
-/// kubectl renders, prints, or only looks whether it knows the flags.
-const STAND_INS: &str = r#"
-helm() {
-  [[ $1 = install ]] || { echo "what is helm $1?" >&2; return 1; }
-  "$HELM" template --kube-version=1.33.0 "${@:2}"
-}
-kubectl() {
-  local arg help
-  case $1 in
-    apply)
-      for arg in "${@:2}"; do
-        case $arg in
-          --kustomize=*) command kubectl kustomize "${arg#*=}" ;;
-          --filename=*) cat "${arg#*=}" ;;
-          *) return 1 ;;
-        esac
-      done
-      ;;
-    create) command kubectl "$@" --dry-run=client --output=yaml ;;
-    *)
-      help=$(command kubectl "$1" --help; command kubectl options)
-      if [[ $1 = rollout ]]; then help+=$(command kubectl rollout "$2" --help); fi
-      for arg in "$@"; do
-        if [[ $arg = --* && $help != *"${arg%%=*}"* ]]; then echo "no ${arg%%=*}: $*" >&2; return 1; fi
-        if [[ $arg = --patch=* ]]; then python3 -c 'import json, sys; json.loads(sys.argv[1])' "${arg#*=}"; fi
-      done
-      ;;
-  esac
-}
-docker() {
-  [[ $1 = build ]] || return 1
-  if [[ " $* " = *" --target "* ]]; then grep -q "^FROM .* AS redirect$" Dockerfile; fi
-}
-"#;
-
-#[test]
-fn every_command_of_the_page_is_one_that_there_is() {
-    let Some(helm) = helm() else { return };
-    for tool in ["kubectl", "openssl", "bash"] {
-        if !has(tool) {
-            return;
-        }
-    }
-    // Commands stand at the root of the tree, and some leave files.
-    let dir = tempfile::TempDir::new().unwrap();
-    for name in ["deploy", "Dockerfile"] {
-        std::os::unix::fs::symlink(path(name), dir.path().join(name)).unwrap();
-    }
-    let page = read(PAGE);
-    let blocks = page.split("```sh\n").skip(1);
-    let mut count = 0;
-    for block in blocks.map(|block| block.split("```").next().unwrap()) {
-        let mut bash = Command::new("bash");
-        scrub(&mut bash);
-        let output = bash
-            .args(["-euo", "pipefail", "-c", &format!("{STAND_INS}\n{block}")])
-            .env("HELM", &helm)
-            .current_dir(&dir)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{block}\n{said}");
-        count += block.lines().count();
-    }
-    assert!(count >= 15, "the page has commands");
 }
 
 #[test]

@@ -114,10 +114,7 @@ pub fn install(rules: &Rules, tool: Tool) -> Result<(), RulesError> {
     if !rules.marks().is_empty() && !is_installed("ip") {
         return Err(RulesError::NoIp);
     }
-    let mut calls = plan_install(rules, tool, saved);
-    let at = calls.iter().position(|call| call.part == Part::Table);
-    let at = at.unwrap_or(calls.len());
-    calls.splice(at..at, replace_other(tool));
+    let calls = plan_install(rules, tool, saved);
     let before: Vec<String> = calls.iter().map(|call| saved(call.part)).collect();
     for (index, call) in calls.iter().enumerate() {
         if let Err(error) = run(call) {
@@ -166,7 +163,7 @@ pub fn show() -> Result<String, RulesError> {
     Ok(out)
 }
 
-/// The calls that install, given what is saved now.
+/// The calls that install, given what is saved now: what the other tool installed goes.
 pub fn plan_install(rules: &Rules, tool: Tool, saved: impl Fn(Part) -> String) -> Vec<Call> {
     let chains = rules.chains();
     let marks = rules.marks();
@@ -186,6 +183,10 @@ pub fn plan_install(rules: &Rules, tool: Tool, saved: impl Fn(Part) -> String) -
     // The way is there before anything takes it, and until nothing takes it any more.
     let at = if marks.is_empty() { calls.len() } else { 0 };
     calls.splice(at..at, routes(&marks, &saved));
+    // Nft's call takes effect as a whole, so it comes last but for routes that nothing takes any more.
+    let at = calls.iter().position(|call| call.part == Part::Table);
+    let at = at.unwrap_or(calls.len());
+    calls.splice(at..at, replace_other(tool, &saved));
     calls
 }
 
@@ -216,11 +217,11 @@ fn removal(tool: Tool, saved: &impl Fn(Part) -> String) -> Vec<Call> {
 }
 
 /// The calls that remove what the other tool installed, if it did.
-fn replace_other(tool: Tool) -> Vec<Call> {
+fn replace_other(tool: Tool, saved: &impl Fn(Part) -> String) -> Vec<Call> {
     match tool {
-        Tool::Nft => removal(Tool::Iptables, &saved),
+        Tool::Nft => removal(Tool::Iptables, saved),
         Tool::Iptables if saved(Part::Table).is_empty() => Vec::new(),
-        Tool::Iptables => removal(Tool::Nft, &saved),
+        Tool::Iptables => removal(Tool::Nft, saved),
     }
 }
 

@@ -477,6 +477,16 @@ async fn what_cannot_be_injected_says_why() {
             "container web runs as user 15606, as pillion does: its calls are not traced",
         ),
         (
+            "/spec/containers/0/securityContext",
+            json!({ "runAsUser": 1000, "runAsGroup": 15606 }),
+            "container web runs as group 15606, as pillion does: its calls are not traced",
+        ),
+        (
+            "/spec/securityContext",
+            json!({ "runAsGroup": 15606 }),
+            "container web runs as group 15606, as pillion does: its calls are not traced",
+        ),
+        (
             "/metadata/annotations",
             json!({ "pillion.dev/inject": "true", "pillion.dev/shim": "true" }),
             "pillion.dev/shim is no annotation that pillion knows",

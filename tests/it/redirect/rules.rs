@@ -170,6 +170,15 @@ fn one_tool_replaces_what_another_installed() {
         assert!(install(second, "2222", &path).contains("status 1"));
         assert_eq!(show(), held);
 
+        // A dry run says all of it, and does none.
+        let said = install(second, "2222 --dry-run", "");
+        let takes = match first {
+            Tool::Nft => "delete table inet pillion",
+            _ => "-X PILLION_OUTPUT",
+        };
+        assert!(said.contains(takes) && said.contains("2222"), "{said}");
+        assert_eq!(show(), held);
+
         assert!(install(second, "2222", "").contains("status 0"));
         let shown = show();
         assert!(shown.contains("2222") && !shown.contains("1111"), "{shown}");
