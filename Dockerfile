@@ -13,6 +13,7 @@ RUN ["cargo", "install", "--locked", "--version", "=0.7.7", "cargo-auditable"]
 WORKDIR /src
 
 # The dependencies alone, compiled with a program that does nothing: this layer stays until they change.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir -p src tests/it \
     && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs >src/lib.rs \

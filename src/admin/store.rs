@@ -2,11 +2,12 @@
 //!
 //! The request path only pushes into a bounded lock-free queue. A task on the control runtime moves spans from there
 //! onto the shelf, and so does every reader, so that a reader sees what was reported before it asked. When more comes
-//! than anybody could look at before it makes room again, only a share of the traces is taken, each of them whole.
+//! than anybody could follow, only a share of the traces is taken, each of them whole: see [`intake`].
 //! Nothing here is the way out of a span: what is dropped or evicted here was still offered to every other reporter.
 //!
 //! At every moment `received = held + evicted + dropped + queued` (see [`Stats`]).
 
+mod intake;
 mod packed;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::store::intake::Intake;
+use crate::admin::store::intake::ROUND;
 use crate::admin::store::packed::Packed;
 use crate::model::Attribute;
 use crate::model::Kind;
@@ -36,10 +38,6 @@ use crate::reporter::Sink;
 
 /// Spans that wait for the shelf; more than this between two rounds are dropped and counted.
 const QUEUE: usize = 8_192;
-/// How often the shelf is filled when nobody reads.
-const ROUND: Duration = Duration::from_millis(100);
-/// Spans that are taken in a round; of more only a share is.
-const TAKEN: u64 = 1_000;
 /// One trace may take this part of the byte limit, so that a runaway trace cannot push out all others.
 const LARGEST_TRACE: usize = 4;
 /// Span names kept apart per service in the list of operations.
@@ -52,10 +50,7 @@ pub struct Store {
     birth: u64,
     queue: ArrayQueue<Arc<Span>>,
     crowded: Notify,
-    /// The part of all traces that is taken: `u64::MAX` is every one.
-    share: AtomicU64,
-    received: AtomicU64,
-    thinned: AtomicU64,
+    intake: Intake,
     overflowed: AtomicU64,
     shelf: Mutex<Shelf>,
 }
@@ -84,7 +79,7 @@ pub struct Stats {
     pub evicted_traces: u64,
     /// Spans refused because the queue was full.
     pub dropped_queue_full: u64,
-    /// Spans left out, with their whole traces, because more came than anybody could look at.
+    /// Spans left out, with their whole traces, because more came than anybody could follow.
     pub dropped_thinned: u64,
     /// Spans refused because their trace alone takes a quarter of the limit.
     pub dropped_trace_too_large: u64,
@@ -156,9 +151,7 @@ impl Store {
             birth: fastrand::u64(..),
             queue: ArrayQueue::new(QUEUE),
             crowded: Notify::new(),
-            share: AtomicU64::new(u64::MAX),
-            received: AtomicU64::new(0),
-            thinned: AtomicU64::new(0),
+            intake: Intake::new(),
             overflowed: AtomicU64::new(0),
             shelf: Mutex::new(Shelf {
                 max_bytes: max_bytes.max(1),
@@ -179,15 +172,12 @@ impl Store {
 
     /// Moves reported spans onto the shelf until cancelled. Runs on the control runtime and never waits for a reader.
     pub async fn keep(&self, cancel: CancellationToken) {
-        let mut received = self.received.load(Ordering::Relaxed);
+        let mut rounds = self.intake.rounds();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.crowded.notified() => {}
-                () = tokio::time::sleep(ROUND) => {
-                    let before = std::mem::replace(&mut received, self.received.load(Ordering::Relaxed));
-                    self.thin_out(received - before);
-                }
+                () = tokio::time::sleep(ROUND) => self.intake.end_round(&mut rounds),
             }
             if let Some(mut shelf) = self.shelf.try_lock() {
                 self.settle(&mut shelf);
@@ -200,24 +190,9 @@ impl Store {
         let mut shelf = self.shelf.lock();
         self.settle(&mut shelf);
         for span in spans {
-            self.received.fetch_add(1, Ordering::Relaxed);
+            self.intake.takes_anyway();
             shelf.put(&span);
         }
-    }
-
-    /// Sets the share of traces that is taken, after so many spans in a round.
-    fn thin_out(&self, spans: u64) {
-        let share = match spans {
-            0..=TAKEN => u64::MAX,
-            _ => u64::MAX / spans * TAKEN,
-        };
-        self.share.store(share, Ordering::Relaxed);
-    }
-
-    /// True when this trace is among those that are taken: the same for all its spans.
-    fn takes(&self, id: TraceId) -> bool {
-        // Not everybody's ids are random; the factor spreads them.
-        id.low().wrapping_mul(0x9E37_79B9_7F4A_7C15) <= self.share.load(Ordering::Relaxed)
     }
 
     /// What is held and what was let go.
@@ -231,11 +206,11 @@ impl Store {
             bytes: shelf.bytes,
             max_bytes: shelf.max_bytes,
             max_traces: shelf.max_traces,
-            received: self.received.load(Ordering::Relaxed),
+            received: self.intake.received(),
             evicted_spans: shelf.evicted_spans,
             evicted_traces: shelf.evicted_traces,
             dropped_queue_full: self.overflowed.load(Ordering::Relaxed),
-            dropped_thinned: self.thinned.load(Ordering::Relaxed),
+            dropped_thinned: self.intake.thinned(),
             dropped_trace_too_large: shelf.too_large,
         }
     }
@@ -302,10 +277,10 @@ impl Store {
 
 impl Sink for Store {
     fn report(&self, span: Arc<Span>) {
-        self.received.fetch_add(1, Ordering::Relaxed);
-        if !self.takes(span.context.trace_id) {
-            self.thinned.fetch_add(1, Ordering::Relaxed);
-        } else if self.queue.push(span).is_err() {
+        if !self.intake.takes(span.context.trace_id) {
+            return;
+        }
+        if self.queue.push(span).is_err() {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
         } else if self.queue.len() == QUEUE / 2 {
             self.crowded.notify_one();

@@ -96,13 +96,13 @@ pub struct Running {
     pub(super) config: Mutex<Config>,
     /// The settings at the start: those that need a restart are in force as they stand here.
     started: Config,
-    /// The effective configuration as text, secrets redacted.
-    dump: Mutex<String>,
+    /// What the effective configuration is shown from when somebody asks, and what waits for a restart.
+    effective: Mutex<Option<(Loaded, Vec<Change>)>>,
     metrics: Metrics,
     lasting: Lasting,
     reporters: Arc<Reporters>,
     first_reporters: Vec<Text>,
-    /// Recent spans, when the view is on.
+    /// Recent spans, when the view is on and there is a port that shows it.
     pub store: Option<Arc<Store>>,
     pub(super) shared: Arc<Shared>,
     /// What is seen of the program.
@@ -237,7 +237,9 @@ impl Running {
         let workers = build::workers(&config);
         let bound = build::listeners(&config, workers, inside.as_ref())?;
         let ports = receiver::open(&config.receivers).map_err(BuildError::from)?;
-        let store = config.view.enabled.then(|| Arc::new(config.view.store()));
+        // Without the port nobody would look at it, nor empty its queue.
+        let is_shown = config.view.enabled && admin.is_some();
+        let store = is_shown.then(|| Arc::new(config.view.store()));
         let observe = observe(&metrics);
         let sink = store.clone().map(|store| store as Arc<dyn Sink>);
         let reporters =
@@ -282,7 +284,7 @@ impl Running {
         linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
         linking::start_pacing(&shared, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
-            dump: Mutex::default(),
+            effective: Mutex::default(),
             sight: Arc::default(),
             shared,
             first_reporters: reporters
@@ -336,7 +338,6 @@ impl Running {
         build: Build,
         inside: Option<Netns>,
     ) -> Result<Arc<Self>, RunError> {
-        let dump = loaded.print();
         metrics.build_info(&[
             ("version", &build.version),
             ("revision", &build.commit),
@@ -345,8 +346,9 @@ impl Running {
         let admin = admin_socket(&loaded.config)?;
         let probes = probe_socket(&loaded.config)?;
         let at = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-        let running = Self::start_beside(loaded.config, metrics, inside, at).await?;
-        *running.dump.lock() = dump;
+        let config = loaded.config.clone();
+        let running = Self::start_beside(config, metrics, inside, at).await?;
+        *running.effective.lock() = Some((loaded, Vec::new()));
         if let Some(socket) = probes {
             running.serve_probes(socket, control.clone(), build.clone())?;
         }
@@ -399,9 +401,6 @@ impl Running {
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(give_back).await });
         self.watch_program();
-        let upkeep = self.metrics.clone().run_upkeep();
-        let cancel = self.cancel.clone();
-        tokio::spawn(async move { cancel.run_until_cancelled(upkeep).await });
     }
 
     /// Takes a new configuration into use for new connections: everything or nothing. `Ok`: what changed.
@@ -429,7 +428,7 @@ impl Running {
             let settings = paths.join(", ");
             warn!(settings, "changed settings wait for a restart");
         }
-        *self.dump.lock() = loaded.print_reloaded(&waiting);
+        *self.effective.lock() = Some((loaded.clone(), waiting));
         logs.set_level(&loaded.config.log.level);
         Ok(changes)
     }
@@ -532,9 +531,11 @@ impl Running {
         }
     }
 
-    /// The effective configuration as text.
+    /// The effective configuration as text, secrets redacted.
     pub(super) fn dump(&self) -> String {
-        self.dump.lock().clone()
+        let effective = self.effective.lock();
+        let print = |(loaded, waiting): &(Loaded, Vec<Change>)| loaded.print_reloaded(waiting);
+        effective.as_ref().map(print).unwrap_or_default()
     }
 
     /// The sampler in force, for the admin port.

@@ -92,7 +92,10 @@ impl Line {
 
 /// Replaces every value of that name. Bytes that no header may carry, or a full header map, leave things as they were.
 pub(super) fn put(name: &HeaderName, value: &[u8], headers: &mut HeaderMap) {
-    if let Ok(value) = HeaderValue::from_bytes(value) {
+    if let Ok(mut value) = HeaderValue::from_bytes(value) {
+        // Hardly another request has the same: HTTP/2 is not to search its table for it, nor to drive out what is worth a
+        // place there (RFC 7541 section 6.2.3).
+        value.set_sensitive(true);
         headers.try_insert(name, value).ok();
     }
 }
@@ -180,5 +183,14 @@ mod tests {
         ] {
             assert_eq!(lower_hex::<3>(digits), None, "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_written_stays_out_of_the_tables_of_http2() {
+        let mut headers = HeaderMap::new();
+        let name = HeaderName::from_static("traceparent");
+        put(&name, b"00-ab", &mut headers);
+        assert!(headers[&name].is_sensitive());
+        assert_eq!(headers[&name], "00-ab");
     }
 }

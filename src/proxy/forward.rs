@@ -1,6 +1,7 @@
 //! The request path, one for HTTP/1 and HTTP/2, inbound and outbound: trace, clean, send upstream, pass the answer on.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -346,9 +347,13 @@ async fn send(
         exchange.connected(&lease);
         exchange.sent(Instant::now());
         let limits = &conn.snapshot.timeouts;
-        let sending = within(limits.response.0, &exchange.request, lease.send(request));
-        let moved = || exchange.request_bytes();
-        let sent = unless_stalled(limits.stall.0, moved, sending).await;
+        let sent = {
+            // Pinned here, or each of the two would have room for it twice.
+            let sending = pin!(lease.send(request));
+            let sending = pin!(within(limits.response.0, &exchange.request, sending));
+            let moved = || exchange.request_bytes();
+            unless_stalled(limits.stall.0, moved, sending).await
+        };
         match sent
             .ok_or(ProxyError::Stalled(limits.stall.0))??
             .ok_or(ProxyError::BadResponse("not a connection of the library"))?

@@ -495,8 +495,9 @@ where
     };
     let io = Patience::new(io, conn.phase.clone(), patience);
     let served = conn.clone();
+    // Boxed: the library moves what serves a stream several times before it begins.
     let service = service_fn(move |request: Request<Incoming>| {
-        forward::handle(served.clone(), request, None)
+        Box::pin(forward::handle(served.clone(), request, None))
     });
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);

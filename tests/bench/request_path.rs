@@ -4,10 +4,13 @@
 //! switched on by that function and a dump after it, every dump is one line of the output; `tests/bench/instructions`
 //! does that and compares two commits. `request_path serve ARGUMENTS` is the `pillion` program, so that whole
 //! exchanges are counted without building another executable; each line on its standard input is answered by one
-//! after [`pillion_bench_mark`] ran, so that who counts can tell the phases of a run apart.
+//! after [`pillion_bench_mark`] ran, so that who counts can tell the phases of a run apart. `request_path answer` and
+//! `request_path call PORT h2c|grpc` are the ends of exchanges over HTTP/2.
 
 #![allow(clippy::print_stdout, reason = "its output is its result")]
 #![allow(missing_docs, reason = "a benchmark has no callers")]
+
+mod peers;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -77,10 +80,28 @@ fn main() -> std::process::ExitCode {
             pieces();
             std::process::ExitCode::SUCCESS
         }
+        Some(mode) if mode == "answer" => ended(peers::answer()),
+        Some(mode) if mode == "call" => {
+            let port = arguments
+                .next()
+                .and_then(|port| port.to_str()?.parse().ok());
+            let is_grpc = arguments.next().is_some_and(|kind| kind == "grpc");
+            ended(peers::call(port.unwrap_or_default(), is_grpc))
+        }
         // What `cargo bench` and `cargo test --benches` pass.
         _ => {
             println!("tests/bench/instructions runs this under callgrind");
             std::process::ExitCode::SUCCESS
+        }
+    }
+}
+
+fn ended(result: Result<(), Box<dyn std::error::Error>>) -> std::process::ExitCode {
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            println!("failed: {error}");
+            std::process::ExitCode::FAILURE
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The store's promises: caps hold, the oldest trace goes first, nothing is unaccounted for, readers see what was reported.
 
+use std::time::Duration;
+
 use super::*;
+use crate::admin::store::intake::TAKEN;
 use crate::model::Baggage;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
@@ -42,6 +45,14 @@ pub(in crate::admin) fn resource(service: &str) -> Arc<Resource> {
     })
 }
 
+/// A store that takes every span that its queue has room for.
+fn open(max_bytes: usize, max_traces: usize) -> Store {
+    Store {
+        intake: Intake::open(),
+        ..Store::new(max_bytes, max_traces)
+    }
+}
+
 fn ids(traces: &[Trace]) -> Vec<u64> {
     traces.iter().map(|trace| trace.id.low()).collect()
 }
@@ -75,7 +86,7 @@ fn the_oldest_trace_makes_room_for_the_newest() {
 #[test]
 fn memory_stays_below_the_limit_and_returns_to_zero() {
     let limit = 200_000;
-    let store = Store::new(limit, 1_000_000);
+    let store = open(limit, 1_000_000);
     for n in 0..2_000 {
         // A resource of its own each time, as a hostile exporter would send.
         let service = Arc::new(Resource {
@@ -102,7 +113,7 @@ fn memory_stays_below_the_limit_and_returns_to_zero() {
 
 #[test]
 fn a_runaway_trace_cannot_push_out_the_others() {
-    let store = Store::new(100_000, 100);
+    let store = open(100_000, 100);
     let a = resource("a");
     store.report(Arc::new(span(1, 1, &a, "GET")));
     for id in 1..2_000 {
@@ -125,7 +136,7 @@ fn a_runaway_trace_cannot_push_out_the_others() {
 
 #[test]
 fn every_span_received_is_held_evicted_or_dropped() {
-    let store = Store::new(50_000, 20);
+    let store = open(50_000, 20);
     let a = resource("a");
     for n in 0..(QUEUE as u64 + 500) {
         store.report(Arc::new(span(n % 70 + 1, n + 1, &a, "GET")));
@@ -141,29 +152,35 @@ fn every_span_received_is_held_evicted_or_dropped() {
 }
 
 #[test]
-fn beyond_what_can_be_looked_at_a_share_of_the_traces_is_taken_whole() {
+fn beyond_what_can_be_followed_a_share_of_the_traces_is_taken_whole() {
     let store = Store::new(64 << 20, 1_000_000);
     let a = resource("a");
-    let n_traces = 2_000;
-    let all = |store: &Store| {
-        for trace in 1..=n_traces {
+    let mut rounds = store.intake.rounds();
+    let mut trace = 0;
+    let mut round = |n_traces| {
+        for _ in 0..n_traces {
+            trace += 1;
             store.report(Arc::new(span(trace, 1, &a, "GET")));
             store.report(Arc::new(span(trace, 2, &a, "GET")));
         }
+        store.intake.end_round(&mut rounds);
         store.stats()
     };
-    store.thin_out(TAKEN);
-    assert_eq!(all(&store).dropped_thinned, 0);
-    store.thin_out(4 * TAKEN);
-    let stats = all(&store);
-    let taken = stats.spans as u64 - 2 * n_traces;
-    assert!((n_traces / 3..n_traces * 2 / 3).contains(&taken), "{taken}");
-    assert_eq!(stats.dropped_thinned, 2 * n_traces - taken);
+    let few = TAKEN / 2;
+    let stats = (0..20).map(|_| round(few)).last().unwrap();
+    assert_eq!(stats.dropped_thinned, 0, "few are all taken");
+    let before = (0..20).map(|_| round(4 * few)).last().unwrap();
+    let stats = round(4 * few);
+    let taken = (stats.spans - before.spans) as u64;
+    assert!((TAKEN / 2..TAKEN * 3 / 2).contains(&taken), "{taken}");
+    assert_eq!(
+        stats.dropped_thinned - before.dropped_thinned,
+        4 * TAKEN - taken
+    );
+    assert_eq!(stats.received, stats.spans as u64 + stats.dropped_thinned);
     for trace in store.find(usize::MAX, |_| true) {
         assert_eq!(trace.spans.len(), 2, "no trace is taken in part");
     }
-    store.thin_out(0);
-    assert_eq!(all(&store).dropped_thinned, stats.dropped_thinned);
 }
 
 #[test]
@@ -223,7 +240,7 @@ fn operations_are_names_with_kinds_and_bounded() {
 
 #[test]
 fn reporting_never_waits_for_a_reader() {
-    let store = Arc::new(Store::new(1 << 20, 10));
+    let store = Arc::new(open(1 << 20, 10));
     let (done, finished) = std::sync::mpsc::channel();
     let reading = store.shelf.lock();
     let reporter = {
