@@ -103,6 +103,7 @@ async fn serve(
     let hooks = running.hooks.clone();
     let served = injector::serve(socket, hooks, cancel.clone(), shutdown.drain_timeout.0);
     let served = tokio::spawn(served);
+    tokio::spawn(running.metrics.clone().run_upkeep());
     running.metrics.config().loaded(running.now());
     running.metrics.config().set_ready(true);
     info!(%address, role = "injector", "listening");

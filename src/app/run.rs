@@ -401,6 +401,9 @@ impl Running {
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(give_back).await });
         self.watch_program();
+        let upkeep = self.metrics.clone().run_upkeep();
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move { cancel.run_until_cancelled(upkeep).await });
     }
 
     /// Takes a new configuration into use for new connections: everything or nothing. `Ok`: what changed.
