@@ -51,7 +51,7 @@ int on_goroutine_queued(struct pt_regs *regs) {
   if (!runtime || !unanswered(&cause)) return 0;
   __u64 number = number_of_goroutine(runtime, go_argument(regs, 1));
   struct strand made = {.cause = cause};
-  if (number && !strand_of(number)) set_strand(number, &made);
+  if (number && !strand_of(number)) set_passing_strand(number, &made);
   return 0;
 }
 
@@ -72,14 +72,25 @@ int on_call_handed_over(struct pt_regs *regs) {
   return 0;
 }
 
-/* net/http.(*persistConn).writeLoop */
+/* net/http.persistConnWriter.Write: in the goroutine that writes to this connection alone, before it does. */
 SEC("uprobe")
-int on_writer_started(struct pt_regs *regs) {
+int on_writer_writes(struct pt_regs *regs) {
   struct runtime *runtime = this_runtime(GO);
   if (!runtime) return 0;
-  struct strand made = {.cause = NOBODYS, .writes_for = go_argument(regs, 0)};
-  set_strand(number_of_goroutine(runtime, go_goroutine(regs)), &made);
+  __u64 number = number_of_goroutine(runtime, go_goroutine(regs)), connection = go_argument(regs, 0);
+  struct strand *strand = strand_of(number);
+  if (strand && strand->writes_for == connection) return 0;
+  struct strand made = {.cause = NOBODYS, .writes_for = connection};
+  if (number) set_strand(number, &made);
   return 0;
+}
+
+/* The request whose call begins on this connection now. */
+static __always_inline struct request go_request(const struct runtime *runtime, struct call *call) {
+  __u64 number = this_goroutine(runtime);
+  struct strand *strand = strand_of(number);
+  if (strand && strand->writes_for) call->carried_by = number;
+  return request_of_goroutine(number);
 }
 
 static __always_inline void go_reads(const struct runtime *runtime, struct request request) {

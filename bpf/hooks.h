@@ -38,6 +38,7 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
       close_call(call);
       if (call->is_idle) count_idle(sk, call, -1);
       call->is_idle = 0;
+      forget_carrier(call);
     }
     return 0;
   }
@@ -56,6 +57,8 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   struct inbound *inbound = known_inbound(&call->ends, &free);
   if (inbound) {
     end_request(inbound);
+    forget_strand(inbound->read_by, inbound->process);
+    inbound->read_by = 0;
     inbound->ends = (struct ends){0};
     inbound->serial++;
   }
@@ -88,7 +91,7 @@ static __always_inline void begin_request(struct inbound *inbound, int flags) {
   if (!runtime) return;
   if (runtime->kind == PYTHON) python_reads(runtime, thread, request, inbound);
   if (runtime->kind == GO) go_reads(runtime, request);
-  if (runtime->kind == TOKIO) tokio_reads(runtime, request);
+  if (runtime->kind == TOKIO) tokio_reads(runtime, request, inbound);
 }
 
 SEC("tp_btf/sock_recv_length")
@@ -168,7 +171,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
     call->said_thread = serving;
     if (kind == LIBUV && sure) works_on = call->cause;
     if (kind == PYTHON) works_on = python_request(runtime);
-    if (kind == GO) works_on = request_of_goroutine(this_goroutine(runtime));
+    if (kind == GO) works_on = go_request(runtime, call);
     if (kind == TOKIO) works_on = tokio_request(runtime, call, (__u64)sk);
     call->said_runtime = works_on;
     call->is_fresh = 0;

@@ -65,6 +65,8 @@ struct inbound {
   __u32 process;
   /* Differs from one connection to the next. */
   __u32 serial;
+  /* tokio: the task. */
+  __u64 read_by;
 };
 
 struct {
@@ -99,7 +101,9 @@ struct call {
   __u8 is_idle;
   /* tokio: others than one task write to it, or it carries several calls at a time. */
   __u8 is_shared;
-  /* tokio: the tasks that opened it and that writes to it. */
+  /* tokio: what is known of the task that writes to it, as `trips` in a strand. */
+  __u8 trips;
+  /* tokio: the task that opened it. tokio and Go: the one that writes to it what others hand over. */
   __u64 opened_by, carried_by;
 };
 

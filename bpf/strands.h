@@ -147,6 +147,44 @@ static __always_inline void set_strand(__u64 unit, const struct strand *strand) 
   bpf_map_update_elem(&strands, &key, strand, BPF_ANY);
 }
 
+#define PASSING 8192
+
+/* The latest strands that are of use for one request alone. The list above forgets new ones too when it is full. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, PASSING);
+  __type(key, __u32);
+  __type(value, struct strand_key);
+} passing SEC(".maps");
+
+__u32 latest_passing = 0;
+
+/* Forgets the oldest of them for this one, unless that has come to serve a connection. */
+static __always_inline void set_passing_strand(__u64 unit, const struct strand *strand) {
+  __u32 index = __sync_fetch_and_add(&latest_passing, 1) % PASSING;
+  struct strand_key *place = bpf_map_lookup_elem(&passing, &index);
+  if (!place) return;
+  struct strand_key oldest = *place;
+  struct strand *known = oldest.unit ? bpf_map_lookup_elem(&strands, &oldest) : 0;
+  if (known && !known->is_reader && !known->writes_for) bpf_map_delete_elem(&strands, &oldest);
+  *place = strand_key(unit);
+  set_strand(unit, strand);
+}
+
+static __always_inline void forget_strand(__u64 unit, __u32 process) {
+  struct strand_key key = {.unit = unit, .process = process};
+  if (unit) bpf_map_delete_elem(&strands, &key);
+}
+
+/* The connection is closed. */
+static __always_inline void forget_carrier(const struct call *call) {
+  struct strand_key key = {.unit = call->carried_by, .process = call->process};
+  struct strand *carrier = key.unit ? bpf_map_lookup_elem(&strands, &key) : 0;
+  if (!carrier) return;
+  forget_strand(carrier->writes_for, call->process);
+  forget_strand(key.unit, call->process);
+}
+
 static __always_inline __u32 new_root(void) {
   __u32 root = __sync_fetch_and_add(&latest_root, 1) + 1;
   return root ? root : 1;

@@ -124,9 +124,11 @@ int on_task_woken(struct pt_regs *regs) {
     waker->carries = (struct request){0};
     cause = NOBODYS;
   }
+  int is_at_rest = !state_of_task(first_argument(regs));
   if (!strand) {
+    /* Who else has woken it is not known. */
     struct strand made = {.cause = NOBODYS, .handed = cause};
-    set_strand(woken, &made);
+    if (is_at_rest && cause.number != NOBODYS.number) set_passing_strand(woken, &made);
     return 0;
   }
   if (strand->is_reader) return 0;
@@ -135,7 +137,7 @@ int on_task_woken(struct pt_regs *regs) {
     return 0;
   }
   /* It has run since it was woken before, and has found nothing more to do. */
-  if (!state_of_task(first_argument(regs))) strand->handed = (struct request){0};
+  if (is_at_rest) strand->handed = (struct request){0};
   int is_another = strand->handed.number && strand->handed.number != cause.number;
   strand->handed = is_another ? NOBODYS : cause;
   return 0;
@@ -160,13 +162,14 @@ int on_task_made(struct pt_regs *regs) {
   __u64 number = new_task(runtime, second_argument(regs), by);
   if (!number) number = new_task(runtime, first_argument(regs), by);
   struct strand made = {.cause = cause};
-  if (number) set_strand(number, &made);
+  if (number) set_passing_strand(number, &made);
   return 0;
 }
 
-static __always_inline void tokio_reads(struct runtime *runtime, struct request request) {
+static __always_inline void tokio_reads(struct runtime *runtime, struct request request, struct inbound *inbound) {
   if (!runtime->id_at) search(runtime);
   __u64 task = this_task(runtime);
+  inbound->read_by = task;
   struct strand *strand = strand_of(task);
   if (!strand) {
     struct strand made = {.cause = request, .is_reader = 1};
@@ -198,6 +201,12 @@ static __always_inline struct request tokio_request(const struct runtime *runtim
   if (!strand) return NOBODYS;
   struct request handed = strand->handed;
   if (strand->is_reader || call->opened_by == task) return request_of_task(strand);
+  if (!strand->writes_for && call->carried_by == task) {
+    /* It was forgotten while it rested. */
+    strand->trips = call->trips;
+    if (call->said_runtime.number != NOBODYS.number) strand->answered = call->said_runtime;
+    if (call->said_runtime.number == handed.number) handed = NOBODYS;
+  }
   /* Somebody else may be about to wake it. */
   if (!handed.number && strand->wakes == ANSWERED_AND_AGAIN) handed = strand->answered;
   /* Nobody got the latest response, as far as was seen: then that one may be who woke it. */
@@ -210,6 +219,7 @@ static __always_inline struct request tokio_request(const struct runtime *runtim
   if (call->carried_by != task || strand->writes_for != socket) call->is_shared = 1;
   if (call->is_shared) return NOBODYS;
   __u32 trips = strand->trips;
+  call->trips = trips;
   strand->carries = is_handed ? handed : (struct request){0};
   if (!is_handed && !call->opened_by) strand->trips = 0;
   if (!is_handed) return NOBODYS;

@@ -158,8 +158,9 @@ async fn every_python_that_is_installed_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goroutines_are_followed() {
-    // Who writes to a connection that was opened before the probe stays unknown.
-    follows(&apps::named("go").unwrap(), Reuse::Fresh, ALL).await;
+    for reuse in [Reuse::Fresh, Reuse::Pooled] {
+        follows(&apps::named("go").unwrap(), reuse, ALL).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,7 +40,7 @@ pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static 
             "runtime.newproc1",
             "runtime.runqput",
             "net/http.(*persistConn).roundTrip",
-            "net/http.(*persistConn).writeLoop",
+            "net/http.persistConnWriter.Write",
         ])
         .map_err(|_| "its file has no symbols")?;
     let (Some(all), Some(version), Some(made), Some(queued)) = (all, version, made, queued) else {
@@ -58,7 +58,7 @@ pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static 
     let mut places = vec![("on_goroutine_made", made), ("on_goroutine_queued", queued)];
     if let (Some(handed_over), Some(writer)) = (handed_over, writer) {
         places.push(("on_call_handed_over", handed_over));
-        places.push(("on_writer_started", writer));
+        places.push(("on_writer_writes", writer));
     }
     let places = places.into_iter();
     let places: Option<Vec<Place>> = places
