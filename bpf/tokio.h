@@ -120,8 +120,10 @@ int on_task_woken(struct pt_regs *regs) {
     /* One that carries wakes whom it has an answer for; in whose name it wakes another such one is not known. */
     struct request whom = request_of_task(strand);
     if (!waker->answered.number) waker->answered = whom;
-    if (waker->carries.number && waker->carries.number == whom.number && waker->trips < TRIPS_UNSEEN) waker->trips++;
-    waker->carries = (struct request){0};
+    if (waker->carries.number == whom.number) {
+      if (whom.number != NOBODYS.number && waker->trips < TRIPS_UNSEEN) waker->trips++;
+      waker->carries = (struct request){0};
+    }
     cause = NOBODYS;
   }
   int is_at_rest = !state_of_task(first_argument(regs));
@@ -218,10 +220,11 @@ static __always_inline struct request tokio_request(const struct runtime *runtim
   if (!strand->writes_for) strand->writes_for = socket;
   if (call->carried_by != task || strand->writes_for != socket) call->is_shared = 1;
   if (call->is_shared) return NOBODYS;
+  /* The latest call was its own, or so it seems. */
+  if (strand->carries.number && !call->opened_by) strand->trips = 0;
   __u32 trips = strand->trips;
   call->trips = trips;
-  strand->carries = is_handed ? handed : (struct request){0};
-  if (!is_handed && !call->opened_by) strand->trips = 0;
+  strand->carries = is_handed ? handed : NOBODYS;
   if (!is_handed) return NOBODYS;
   if (strand->cause.number == handed.number) return handed;
   /* A task of a request's own, and not only a connection's? */
