@@ -21,7 +21,6 @@ use crate::codec::otlp::wire::put_nested;
 use crate::codec::otlp::wire::put_tag;
 use crate::codec::otlp::wire::put_text;
 use crate::codec::otlp::wire::put_varint;
-use crate::codec::otlp::wire::varint_len;
 use crate::model::Attribute;
 use crate::model::Kind;
 use crate::model::Resource;
@@ -214,55 +213,27 @@ fn put_attributes(out: &mut Vec<u8>, field: u32, attributes: &[Attribute]) {
     }
 }
 
-/// Writes what most attributes are, a short text or a whole number under a short key, in the same form as the general
-/// way. False: it is none.
+/// Writes what most attributes are, a short text under a short key, in the same form as the general way. False: it is
+/// none.
 fn put_short(out: &mut Vec<u8>, field: u32, attribute: &Attribute) -> bool {
-    let (kind, number) = match attribute.value {
-        Value::Str(ref text) => {
-            let len = TAG_AND_LEN + text.len();
-            let is_short = open_short(out, field, &attribute.key, len);
-            if is_short {
-                out.extend_from_slice(&[delimited(1), text.len() as u8]);
-                out.extend_from_slice(text.as_bytes());
-            }
-            return is_short;
-        }
-        Value::I64(number) => (3, number as u64),
-        Value::Bool(value) => (2, u64::from(value)),
-        _ => return false,
+    /// Tags and lengths of the key, the value and the value's text.
+    const AROUND: usize = 6;
+    let (key, Value::Str(text)) = (attribute.key.as_bytes(), &attribute.value) else {
+        return false;
     };
-    let is_short = open_short(out, field, &attribute.key, 1 + varint_len(number));
-    if is_short {
-        out.push(kind << 3 | Wire::Varint as u8);
-        put_varint(out, number);
-    }
-    is_short
-}
-
-/// What a short delimited field has before its content.
-const TAG_AND_LEN: usize = 2;
-
-/// Writes an attribute up to its value's content, which has this length. False: it is not short, nothing is written.
-fn open_short(out: &mut Vec<u8>, field: u32, key: &str, value: usize) -> bool {
-    let len = TAG_AND_LEN + key.len() + TAG_AND_LEN + value;
+    let text = text.as_bytes();
+    let len = AROUND + key.len() + text.len();
     if len > 0x7f || field > 15 || key.is_empty() {
         return false;
     }
-    out.reserve(TAG_AND_LEN + len);
-    out.extend_from_slice(&[
-        delimited(field as u8),
-        len as u8,
-        delimited(1),
-        key.len() as u8,
-    ]);
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(&[delimited(2), value as u8]);
+    let (key_len, text_len) = (key.len() as u8, text.len() as u8);
+    let tag = |field: u8| field << 3 | Wire::Delimited as u8;
+    out.reserve(2 + len);
+    out.extend_from_slice(&[tag(field as u8), len as u8, tag(1), key_len]);
+    out.extend_from_slice(key);
+    out.extend_from_slice(&[tag(2), text_len + 2, tag(1), text_len]);
+    out.extend_from_slice(text);
     true
-}
-
-/// The tag of a delimited field with a small number.
-fn delimited(field: u8) -> u8 {
-    field << 3 | Wire::Delimited as u8
 }
 
 /// The content of an `AnyValue`. Its fields are a `oneof`, so empty texts are written too: they say which kind it is.
