@@ -2,11 +2,17 @@
 //! nothing when the pod is given again; and they take every manifest. `tests/kube/run` does it, and
 //! `tests/kube/page` follows the page with kubectl and helm.
 
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
+
+use rustix::process::Signal;
 
 use crate::support::jaeger::tools;
+use crate::support::left;
+use crate::support::left::until;
 use crate::support::pillion::scrub;
 use crate::support::skip::skip;
 
@@ -27,8 +33,8 @@ fn server(version: &str) -> Option<PathBuf> {
     there
 }
 
-/// Runs one of `tests/kube`; what it said. It must be content.
-fn run(name: &str, server: &Path, more: &[&Path]) -> String {
+/// One of `tests/kube`.
+fn program(name: &str, server: &Path) -> Command {
     let mut command = Command::new(
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/kube")
@@ -37,7 +43,12 @@ fn run(name: &str, server: &Path, more: &[&Path]) -> String {
     scrub(&mut command);
     command.arg("--server").arg(server);
     command.args(["--pillion", env!("CARGO_BIN_EXE_pillion")]);
-    let output = command.args(more).output().unwrap();
+    command
+}
+
+/// Runs it; what it said. It must be content.
+fn run(name: &str, server: &Path, more: &[&Path]) -> String {
+    let output = program(name, server).args(more).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {said}");
@@ -70,6 +81,29 @@ fn the_newest_kubernetes_takes_every_shape() {
 fn older_kubernetes_take_every_shape() {
     for version in ["v1.27.3", "v1.29.6", "v1.33.13"] {
         check(version);
+    }
+}
+
+#[test]
+fn a_killed_run_leaves_nothing() {
+    let Some(server) = server(NEWEST) else {
+        return;
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = program("run", &server);
+        command.env("TMPDIR", folder.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        until("etcd", || left::names(folder.path()));
+        left::end(&mut child, signal);
+        until("the end of what was started", || {
+            !left::names(folder.path())
+        });
+        if signal == Signal::TERM {
+            let files = fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(files, 0, "files stay");
+        }
     }
 }
 

@@ -8,8 +8,13 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
+
+use rustix::process::Signal;
 
 use crate::support::jaeger::tools;
+use crate::support::left;
+use crate::support::left::until;
 use crate::support::netns::Net;
 use crate::support::netns::has;
 use crate::support::skip::skip;
@@ -255,6 +260,11 @@ fn on_a_machine(steps: &[(&str, Option<&str>)]) {
         std::env::var("PATH").unwrap(),
         std::env::var("HOME").unwrap(),
     );
+    for name in ["CARGO_HOME", "RUSTUP_HOME"] {
+        if let Ok(folder) = std::env::var(name) {
+            script = format!("export {name}='{folder}'\n{script}");
+        }
+    }
     for (block, (begins, after)) in page.iter().zip(steps) {
         assert!(block.starts_with(begins), "{begins}: {block}");
         if let Some(after) = after {
@@ -270,11 +280,19 @@ fn on_a_machine(steps: &[(&str, Option<&str>)]) {
 
 /// True where a machine can be made.
 fn machines() -> bool {
-    if !["curl", "python3", "nft", "strip"].into_iter().all(has) {
+    let tools = ["curl", "python3", "nft", "strip", "useradd", "setpriv"];
+    if !tools.into_iter().all(has) {
         return false;
     }
     if !Path::new("/lib/systemd/systemd").exists() {
         skip("systemd is not installed (tests/interop/install.sh debian)");
+        return false;
+    }
+    let cgroups = Command::new("findmnt")
+        .args(["--types", "cgroup2"])
+        .output();
+    if !cgroups.is_ok_and(|output| output.status.success()) {
+        skip("no cgroups of version 2 are mounted");
         return false;
     }
     let mut overlay = Command::new("unshare");
@@ -289,7 +307,7 @@ fn machines() -> bool {
 
 #[test]
 fn as_a_service_by_the_package_with_a_real_systemd() {
-    if !machines() {
+    if !machines() || !has("apt-get") {
         return;
     }
     let deb = tools().map(|tools| tools.join("bin/cargo-deb"));
@@ -323,4 +341,40 @@ fn as_a_service_without_the_package_with_a_real_systemd() {
         ("install -D --mode 644", Some("")),
         ("sudo systemctl stop", Some(REDIRECTED)),
     ]);
+}
+
+#[test]
+fn a_killed_machine_leaves_nothing() {
+    if !machines() {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "cat /proc/1/environ >/mnt/begun; exec sleep 1000";
+        fs::write(folder.path().join("script"), script).unwrap();
+        let mut command = Command::new(path("tests/machine/run"));
+        let mut child = command
+            .arg(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = || fs::read_to_string(folder.path().join("begun")).unwrap_or_default();
+        until("the script", || begun().contains("PILLION_TEST_CGROUP="));
+        let environment = begun();
+        let mut variables = environment.split('\0');
+        let cgroup = variables.find_map(|each| each.strip_prefix("PILLION_TEST_CGROUP="));
+        let cgroup = Path::new(cgroup.unwrap());
+        left::end(&mut child, signal);
+        until("the end of its processes", || {
+            let events = fs::read_to_string(cgroup.join("cgroup.events")).unwrap_or_default();
+            !events.contains("populated 1") && !left::names(folder.path())
+        });
+        if signal == Signal::TERM {
+            assert!(!cgroup.exists(), "{} stays", cgroup.display());
+        }
+        // Who was killed cannot remove them.
+        let mut remove = Command::new("find");
+        remove.arg(cgroup).args(["-depth", "-type", "d", "-delete"]);
+        remove.stderr(Stdio::null()).status().unwrap();
+    }
 }

@@ -17,6 +17,13 @@ ROOT = HERE.parent.parent
 LIMIT = 180
 TOKEN = "tests-kube"
 SERVICE = "pillion-injector.pillion.svc"
+# In front of a command: it ends when who started it is killed, or was before it said so.
+TIED = ["setpriv", "--pdeathsig=KILL", "sh", "-c", '[ $PPID = "$0" ] && exec "$@"', str(os.getpid())]
+
+
+def end_on_sigterm():
+    """As by an exception, so that what was started is ended and no file stays."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 class Cluster:
@@ -25,6 +32,15 @@ class Cluster:
     def __init__(self, folder, binaries, server=(), manager=()):
         """`server`, `manager`: flags of the two besides."""
         self.folder, self.processes = folder, []
+        try:
+            self.start_all(binaries, server, manager)
+        except BaseException:
+            self.show_logs()
+            self.stop()
+            raise
+
+    def start_all(self, binaries, server, manager):
+        folder = self.folder
         self.context = ssl._create_unverified_context()
         etcd, peer, port = free_ports(3)
         self.url = f"https://127.0.0.1:{port}"
@@ -76,7 +92,7 @@ class Cluster:
     def start(self, command, is_last=False):
         """`is_last`: ends after the others."""
         log = open(self.folder / f"{Path(command[0]).name}.log", "wb")
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+        process = subprocess.Popen([*TIED, *(str(part) for part in command)], stdout=log, stderr=log)
         self.processes.insert(0 if is_last else len(self.processes), process)
 
     def stop(self):

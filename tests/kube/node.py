@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 
-from cluster import Refused, wait
+from cluster import TIED, Refused, wait
 
 NAME = "worker-1"
 ADDRESS = "10.78.0.1"
@@ -99,7 +99,7 @@ class Pod:
         self.folder.mkdir(mode=0o755)
         self.address = f"10.78.{self.number}.2"
         self.processes = {}
-        self.network = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        self.network = subprocess.Popen([*TIED, "unshare", "--net", "sleep", "infinity"])
         wait("a network", lambda: os.stat(f"/proc/{self.network.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino)
         device = f"pod{self.number}"
         for line in [
@@ -137,7 +137,7 @@ class Pod:
         added = security["capabilities"].get("add", [])
         kept = "".join(f",+{name.lower()}" for name in added)
         command = [*self.inside().split(), "setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
-        command += ["--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all{kept}", self.node.program]
+        command += ["--pdeathsig=KILL", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all{kept}", self.node.program]
         command += [self.here(text) for text in container["args"]]
         log = open(self.folder / f"{container['name']}.log", "wb")
         # Nothing but its own variables: an image has no others.

@@ -11,6 +11,7 @@ pub(crate) mod jaeger;
 pub(crate) mod json_patch;
 pub(crate) mod kafka;
 pub(crate) mod kubernetes;
+pub(crate) mod left;
 pub(crate) mod netns;
 pub(crate) mod otlp;
 pub(crate) mod pillion;
