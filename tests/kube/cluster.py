@@ -96,13 +96,7 @@ class Cluster:
         self.processes.insert(0 if is_last else len(self.processes), process)
 
     def stop(self):
-        for process in reversed(self.processes):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(reversed(self.processes))
 
     def show_logs(self):
         for log in sorted(self.folder.glob("*.log")):
@@ -162,6 +156,17 @@ def certificates(folder):
     openssl(
         *"x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt".split()
     )
+
+
+def end(processes):
+    """Asks each to end, one after the other, and makes it."""
+    for process in processes:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait(what, holds, limit=LIMIT):

@@ -11,14 +11,13 @@ import http.server
 import json
 import os
 import re
-import signal
 import ssl
 import subprocess
 import threading
 import time
 import urllib.request
 
-from cluster import TIED, Refused, wait
+from cluster import TIED, Refused, end, wait
 
 NAME = "worker-1"
 ADDRESS = "10.78.0.1"
@@ -227,13 +226,7 @@ class Pod:
         }
 
     def stop(self):
-        for process in [*self.processes.values(), self.network]:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end([*self.processes.values(), self.network])
 
 
 class Api(threading.Thread):
