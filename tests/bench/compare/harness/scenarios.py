@@ -11,6 +11,7 @@ from . import system
 ALL = None
 UNTRACED = ["raw-copy", "minimal-hyper", "nginx", "haproxy", "envoy", "pillion off"]
 TRACED = ["envoy otlp", "pillion 100%"]
+GROWING = ["raw-copy", "nginx", "envoy otlp", "pillion 100%"]
 
 
 @dataclasses.dataclass
@@ -97,7 +98,7 @@ def all_of(work, requests):
         # Each takes two of the files that the proxy may open.
         most = min(conns, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1000) // 2)
         count = max(requests, 2 * conns) if conns > 64 else requests // 2
-        scenarios.append(Scenario(f"conns-{conns}", f"{most} busy connections", growing, count, conns=most))
+        scenarios.append(Scenario(f"conns-{conns}", f"{most} busy connections", GROWING, count, conns=most))
     for operations in (1, 100, 5000):
         scenarios.append(Scenario(f"operations-{operations}", f"{operations} operations", growing, requests // 2,
                                   load=["--paths", operations], wiring={"routes": operations}))
