@@ -2,7 +2,8 @@
 //!
 //! Arguments (behind `--`): `--app`, `--pattern`, `--profile`, `--concurrency`, `--reuse`, `--ids` take lists with
 //! commas; `--requests N` in each row; `--runs N` times; `--json FILE`; `--docs` writes the summary into
-//! docs/linking.md. What is not said has a short default; `--full` runs every axis.
+//! docs/linking.md, with `--from FILE,...` that of earlier runs without a new one. What is not said has a short default;
+//! `--full` runs every axis.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +27,8 @@ use linking::process::Running;
 use linking::profiles::PROFILES;
 use linking::profiles::Profile;
 use linking::report;
+use linking::report::Conditions;
+use linking::report::Kept;
 use linking::row;
 use linking::row::Plan;
 use linking::row::Row;
@@ -33,7 +36,6 @@ use linking::summary;
 use linking::truth::Ids;
 use linking::truth::PATTERNS;
 use linking::truth::Pattern;
-use serde_json::json;
 
 /// The axes of a run.
 struct Axes {
@@ -46,6 +48,7 @@ struct Axes {
     n_requests: usize,
     n_runs: usize,
     json: Option<String>,
+    from: Vec<String>,
     docs: bool,
 }
 
@@ -56,21 +59,18 @@ fn main() -> Result<(), String> {
         .enable_all()
         .build()
         .unwrap();
+    if !axes.from.is_empty() {
+        return axes.summarise();
+    }
     let rows = runtime.block_on(measure(&axes));
     println!("{}", report::table(&rows));
-    if axes.docs {
-        summary::write(&rows, axes.n_requests, axes.n_runs)?;
-    }
+    let conditions = Conditions::now(axes.n_requests, axes.n_runs);
     if let Some(file) = &axes.json {
-        let conditions = json!({
-            "processors": std::thread::available_parallelism().map_or(0, usize::from),
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "load_average": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
-            "debug_build": cfg!(debug_assertions),
-            "requests_a_row": axes.n_requests,
-        });
         let text = report::data(&rows, &conditions);
         fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
+    }
+    if axes.docs {
+        summary::write(&rows, &[conditions])?;
     }
     Ok(())
 }
@@ -116,6 +116,7 @@ impl Axes {
             n_requests: 400,
             n_runs: 1,
             json: None,
+            from: Vec::new(),
             docs: false,
         };
         while let Some(argument) = arguments.next() {
@@ -162,10 +163,24 @@ impl Axes {
             }
             "--runs" => self.n_runs = value.parse().map_err(|_| format!("{value:?}"))?,
             "--requests" => self.n_requests = value.parse().map_err(|_| format!("{value:?}"))?,
+            "--from" => self.from = list(value, |file| Some(file.to_owned()))?,
             "--json" => self.json = Some(value.to_owned()),
             other => return Err(format!("unknown argument {other}")),
         }
         Ok(())
+    }
+
+    /// Writes the summary of earlier runs.
+    fn summarise(&self) -> Result<(), String> {
+        let (mut rows, mut conditions) = (Vec::new(), Vec::new());
+        for file in &self.from {
+            let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+            let kept: Kept =
+                serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))?;
+            rows.extend(kept.rows);
+            conditions.push(kept.conditions);
+        }
+        summary::write(&rows, &conditions)
     }
 
     fn plans(&self) -> Vec<Plan> {

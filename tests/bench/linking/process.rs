@@ -25,7 +25,7 @@ use super::profiles::Profile;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the program keeps its connections to the backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reuse {
     /// A new one for each call.

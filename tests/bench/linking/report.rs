@@ -1,8 +1,11 @@
 //! The table and the data.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde::Serialize;
 use serde_json::json;
 
 use super::row::Row;
@@ -91,21 +94,77 @@ pub(crate) fn line(row: &Row) -> String {
     text
 }
 
-/// Everything as JSON, a row in each line.
-pub(crate) fn data(rows: &[Row], conditions: &Value) -> String {
+/// What a run's figures depend on besides the tree.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Conditions {
+    /// Of its end: year, month, day.
+    pub(crate) date: String,
+    pub(crate) processors: usize,
+    pub(crate) kernel: String,
+    /// Mean of 15 minutes.
+    pub(crate) load_average: f64,
+    /// `debug` or `release`.
+    pub(crate) build: String,
+    pub(crate) requests_a_row: usize,
+    pub(crate) runs: usize,
+}
+
+impl Conditions {
+    /// Those of a run that has just ended.
+    pub(crate) fn now(requests_a_row: usize, runs: usize) -> Self {
+        let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        let load = read("/proc/loadavg");
+        Self {
+            date: date.map_or_else(|_| String::new(), |date| text_of(&date.stdout)),
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load_average: load
+                .split(' ')
+                .nth(2)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(-1.0),
+            build: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            }
+            .to_owned(),
+            requests_a_row,
+            runs,
+        }
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+/// A run as it is kept.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) conditions: Conditions,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Everything as JSON, a row in each line; what `Kept` reads.
+pub(crate) fn data(rows: &[Row], conditions: &Conditions) -> String {
     let rows: Vec<String> = rows.iter().map(|row| json!(row).to_string()).collect();
     let rows = rows.join(",\n");
-    format!("{{\"conditions\": {conditions},\n\"rows\": [\n{rows}\n]}}\n")
+    format!(
+        "{{\"conditions\": {},\n\"rows\": [\n{rows}\n]}}\n",
+        json!(conditions)
+    )
 }
 
 /// A program and a profile.
-pub(crate) type Key = (&'static str, &'static str);
+type Key<'a> = (&'a str, &'a str);
 
 /// What each program and profile came to.
-pub(crate) fn sums(rows: &[Row]) -> Vec<(Key, Score)> {
-    let mut sums: Vec<(Key, Score)> = Vec::new();
+fn sums(rows: &[Row]) -> Vec<(Key<'_>, Score)> {
+    let mut sums: Vec<(Key<'_>, Score)> = Vec::new();
     for row in rows {
-        let key = (row.app, row.profile);
+        let key = (row.app.as_str(), row.profile.as_str());
         match sums.iter_mut().find(|(other, _)| *other == key) {
             Some((_, sum)) => sum.add(&row.score),
             None => sums.push((key, row.score.clone())),

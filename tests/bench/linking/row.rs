@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use super::collector::Collector;
@@ -37,14 +38,14 @@ pub(crate) struct Plan {
 }
 
 /// A row of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// The program.
-    pub(crate) app: &'static str,
+    pub(crate) app: String,
     /// The layers.
-    pub(crate) profile: &'static str,
+    pub(crate) profile: String,
     /// What the program did.
-    pub(crate) pattern: &'static str,
+    pub(crate) pattern: String,
     /// Requests in flight.
     pub(crate) concurrency: usize,
     /// Its connections to the backend.
@@ -69,7 +70,7 @@ pub(crate) struct Row {
 
 /// Runs one.
 pub(crate) async fn run(
-    names: (&'static str, &'static str, Reuse),
+    names: (&str, &str, Reuse),
     running: &Running,
     collector: &Collector,
     plan: Plan,
@@ -101,9 +102,9 @@ pub(crate) async fn run(
     tokio::time::sleep(Duration::from_millis(150)).await;
     let spans = collector.take();
     Row {
-        app,
-        profile,
-        pattern: plan.pattern.name,
+        app: app.to_owned(),
+        profile: profile.to_owned(),
+        pattern: plan.pattern.name.to_owned(),
         concurrency: plan.concurrency,
         reuse,
         ids: plan.ids,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use super::collector::Span;
@@ -12,7 +13,7 @@ use super::truth::Pattern;
 use super::truth::Truth;
 
 /// What became of the calls of one row.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Score {
     /// Calls that a request caused while it was served.
     pub(crate) calls: usize,
@@ -208,9 +209,14 @@ impl Score {
         self.wrong + self.false_parents + self.late_wrong
     }
 
+    /// Parents asserted, right and wrong ones.
+    pub(crate) fn asserted(&self) -> usize {
+        self.right + self.wrong_merges()
+    }
+
     /// Right ones among the asserted; `None` when nothing was asserted.
     pub(crate) fn precision(&self) -> Option<f64> {
-        share(self.right, self.right + self.wrong_merges())
+        share(self.right, self.asserted())
     }
 
     /// Right ones among the calls that have a cause.

@@ -1,119 +1,147 @@
-//! What a run came to, for people: written between two marks of docs/linking.md.
+//! What runs came to, for people: written between two marks of docs/linking.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::apps::APPS;
+use super::process::Reuse;
 use super::profiles::PROFILES;
-use super::report;
+use super::report::Conditions;
 use super::report::percent;
 use super::row::Row;
+use super::score;
 use super::score::Score;
+use super::truth::Ids;
+use super::truth::PATTERNS;
 
 const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- end of figures -->\n";
+
+/// What the tables by program are about; the others are in the last one.
+const AT_ONCE: usize = 32;
 
 /// Puts the figures of these rows where the page shows them.
 ///
 /// # Errors
 /// The page cannot be read or written, or has lost its marks.
-pub(crate) fn write(rows: &[Row], n_requests: usize, n_runs: usize) -> Result<(), String> {
+pub(crate) fn write(rows: &[Row], conditions: &[Conditions]) -> Result<(), String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/linking.md");
     let page = fs::read_to_string(&file).map_err(|error| error.to_string())?;
     let marks = page.split_once(START);
     let marks = marks.and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = marks.ok_or("docs/linking.md has no place for figures")?;
-    let text = text(rows, &conditions(n_requests, n_runs));
+    let text = text(rows, conditions);
     fs::write(&file, format!("{before}{START}{text}{END}{after}"))
         .map_err(|error| error.to_string())
 }
 
-fn conditions(n_requests: usize, n_runs: usize) -> String {
-    let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
-    let date = date.map_or_else(|_| String::new(), |date| text_of(&date.stdout));
-    let kernel = fs::read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let load = fs::read("/proc/loadavg").unwrap_or_default();
-    let load = text_of(&load);
-    let load = load.split(' ').nth(2).unwrap_or("?").to_owned();
-    format!(
-        "Figures of {date}: {} processors, Linux {}, load of the machine {load} (mean of 15 minutes), {} build, {n_requests} requests \
-         a row, {n_runs} runs.",
-        std::thread::available_parallelism().map_or(0, usize::from),
-        text_of(&kernel),
-        if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        },
-    )
-}
-
-fn text_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().to_owned()
-}
-
 /// The summary of these rows.
-pub(crate) fn text(rows: &[Row], conditions: &str) -> String {
-    let mut text = format!("\n{conditions}\n");
-    found(rows, &mut text);
-    patterns(rows, &mut text);
+fn text(rows: &[Row], conditions: &[Conditions]) -> String {
+    let mut text = format!("\n{}\n", said(conditions));
+    for profile in PROFILES {
+        programs(rows, profile.name, &mut text);
+    }
+    sums(rows, &mut text);
     cost(rows, &mut text);
     text.push('\n');
     text
 }
 
-/// Recall and wrong merges by program and profile.
-fn found(rows: &[Row], text: &mut String) {
-    let profiles = present(PROFILES.iter().map(|profile| profile.name), |name| {
-        rows.iter().any(|row| row.profile == name)
-    });
-    text.push_str("\nCalls with the right parent in percent, and in brackets wrong parents (late and background calls included) of all that were given:\n\n| program |");
-    for profile in &profiles {
-        write!(text, " {profile} |").unwrap();
-    }
-    text.push_str("\n|---|");
-    text.push_str(&"--:|".repeat(profiles.len()));
-    text.push('\n');
-    let sums: BTreeMap<report::Key, Score> = report::sums(rows).into_iter().collect();
-    for app in APPS {
-        if !rows.iter().any(|row| row.app == app.name) {
-            continue;
+fn said(conditions: &[Conditions]) -> String {
+    let all = |of: fn(&Conditions) -> String| {
+        let mut values: Vec<String> = conditions.iter().map(of).collect();
+        values.sort();
+        values.dedup();
+        values.join(" and ")
+    };
+    let range = |of: fn(&Conditions) -> f64| {
+        let mut values: Vec<f64> = conditions.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        match (values.first(), values.last()) {
+            (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+            (Some(only), _) => only.to_string(),
+            _ => String::new(),
         }
-        write!(text, "| {} |", app.name).unwrap();
-        for profile in &profiles {
-            match sums.get(&(app.name, *profile)) {
-                Some(score) => write!(text, " {} |", cell(score, median(rows, app.name, profile))),
-                None => write!(text, " - |"),
-            }
-            .unwrap();
-        }
-        text.push('\n');
-    }
+    };
+    format!(
+        "Figures of {}: {} processors, Linux {}, load of the machine {} (mean of 15 minutes), {} build, {} requests a row, {} runs.",
+        all(|one| one.date.clone()),
+        all(|one| one.processors.to_string()),
+        all(|one| one.kernel.clone()),
+        range(|one| one.load_average),
+        all(|one| one.build.clone()),
+        range(|one| one.requests_a_row as f64),
+        range(|one| one.runs as f64),
+    )
 }
 
-fn cell(score: &Score, recall: Option<f64>) -> String {
-    let wrong = score.wrong_merges();
-    let given: usize = score
-        .methods
-        .values()
-        .map(|(right, wrong)| right + wrong)
-        .sum();
-    format!("{} ({wrong} of {given})", percent(recall))
-}
-
-/// The middle one of the runs.
-fn median(rows: &[Row], app: &str, profile: &str) -> Option<f64> {
-    let mut runs: BTreeMap<usize, Score> = BTreeMap::new();
-    for row in rows
+/// Recall of each program and pattern with one profile.
+fn programs(rows: &[Row], profile: &str, text: &mut String) {
+    let rows: Vec<&Row> = rows
         .iter()
-        .filter(|row| row.app == app && row.profile == profile)
-    {
-        runs.entry(row.run).or_default().add(&row.score);
+        .filter(|row| row.profile == profile && row.concurrency == AT_ONCE)
+        .filter(|row| row.ids == Ids::Blinded)
+        .collect();
+    if rows.is_empty() {
+        return;
     }
-    middle(runs.values().filter_map(Score::recall).collect())
+    let patterns: Vec<&str> = PATTERNS
+        .iter()
+        .map(|pattern| pattern.name)
+        .filter(|name| rows.iter().any(|row| row.pattern == *name))
+        .collect();
+    writeln!(
+        text,
+        "\nProfile `{profile}`, {AT_ONCE} requests at once: calls with the right parent in percent, the median of the runs; \
+         calls after the response, which must have none; wrong parents of any call among all that were given.\n"
+    )
+    .unwrap();
+    writeln!(text, "| program | {} | wrong |", patterns.join(" | ")).unwrap();
+    writeln!(text, "|---|{}", "--:|".repeat(patterns.len() + 1)).unwrap();
+    for app in APPS {
+        for (reuse, name) in [
+            (Reuse::Pooled, ""),
+            (Reuse::Kept, ", kept connections"),
+            (Reuse::Fresh, ", new connections"),
+        ] {
+            let own: Vec<&Row> = rows
+                .iter()
+                .filter(|row| row.app == app.name && row.reuse == reuse)
+                .copied()
+                .collect();
+            if own.is_empty() {
+                continue;
+            }
+            write!(text, "| {}{name} |", app.name).unwrap();
+            for pattern in &patterns {
+                let own = own.iter().filter(|row| row.pattern == *pattern);
+                write!(text, " {} |", cell(own.map(|row| &row.score))).unwrap();
+            }
+            let mut sum = Score::default();
+            own.iter().for_each(|row| sum.add(&row.score));
+            writeln!(text, " {} of {} |", sum.wrong_merges(), sum.asserted()).unwrap();
+        }
+    }
+}
+
+/// What the runs of one program and pattern came to.
+fn cell<'a>(runs: impl Iterator<Item = &'a Score>) -> String {
+    let mut recalls = Vec::new();
+    let mut sum = Score::default();
+    for run in runs {
+        if run.paced > 0 {
+            recalls.extend(score::share(run.paced_right, run.paced_calls));
+        } else {
+            recalls.extend(run.recall());
+        }
+        sum.add(run);
+    }
+    match sum.late {
+        0 => percent(middle(recalls)),
+        late => format!("{late}"),
+    }
 }
 
 fn middle(mut values: Vec<f64>) -> Option<f64> {
@@ -121,19 +149,24 @@ fn middle(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// The same by pattern, over all programs: what each kind of evidence is good for.
-fn patterns(rows: &[Row], text: &mut String) {
-    text.push_str("\n| profile | pattern | precision | recall | wrong | false parents of jobs | late calls wrong | traces whole | stated against right, apart |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n");
-    let mut sums: BTreeMap<(&str, &str), Score> = BTreeMap::new();
+/// All programs together: by pattern, and by what else is varied.
+fn sums(rows: &[Row], text: &mut String) {
+    text.push_str("\nAll programs and runs together:\n\n| profile | rows | precision | recall | wrong | false parents of jobs | late calls wrong | traces whole | stated against right, apart |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    let mut sums: BTreeMap<(&str, String), Score> = BTreeMap::new();
     for row in rows {
-        sums.entry((row.profile, row.pattern))
-            .or_default()
-            .add(&row.score);
+        let mut kinds = vec![row.pattern.clone()];
+        kinds.push(format!("at once: {:3}", row.concurrency));
+        kinds.push(format!("connections: {:?}", row.reuse).to_lowercase());
+        kinds.push(format!("ids: {:?}", row.ids).to_lowercase());
+        for kind in kinds {
+            let sum = sums.entry((&row.profile, kind)).or_default();
+            sum.add(&row.score);
+        }
     }
-    for ((profile, pattern), score) in sums {
+    for ((profile, kind), score) in sums {
         writeln!(
             text,
-            "| {profile} | {pattern} | {} | {} | {} of {} | {} of {} | {} of {} | {} | {} |",
+            "| {profile} | {kind} | {} | {} | {} of {} | {} of {} | {} of {} | {} | {} |",
             percent(score.precision()),
             percent(score.recall()),
             score.wrong,
@@ -142,7 +175,7 @@ fn patterns(rows: &[Row], text: &mut String) {
             score.background,
             score.late_wrong,
             score.late,
-            percent(super::score::share(score.whole, score.requests)),
+            percent(score::share(score.whole, score.requests)),
             percent(score.calibration_error()),
         )
         .unwrap();
@@ -155,8 +188,8 @@ fn cost(rows: &[Row], text: &mut String) {
     for row in rows {
         let is_base = |other: &&Row| {
             other.profile == "off"
-                && (other.app, other.pattern, other.concurrency, other.run)
-                    == (row.app, row.pattern, row.concurrency, row.run)
+                && (&other.app, &other.pattern, other.concurrency, other.run)
+                    == (&row.app, &row.pattern, row.concurrency, row.run)
                 && (other.reuse, other.ids) == (row.reuse, row.ids)
         };
         let Some(base) = rows.iter().find(is_base).filter(|_| row.profile != "off") else {
@@ -168,7 +201,7 @@ fn cost(rows: &[Row], text: &mut String) {
             row.p99_ms - base.p99_ms,
             row.cpu_us - base.cpu_us,
         ];
-        let sums = beside.entry(row.profile).or_default();
+        let sums = beside.entry(&row.profile).or_default();
         for (all, one) in sums.iter_mut().zip(differences) {
             all.push(one);
         }
@@ -186,11 +219,4 @@ fn cost(rows: &[Row], text: &mut String) {
         )
         .unwrap();
     }
-}
-
-fn present<'a>(
-    names: impl Iterator<Item = &'a str>,
-    is_there: impl Fn(&str) -> bool,
-) -> Vec<&'a str> {
-    names.filter(|name| is_there(name)).collect()
 }

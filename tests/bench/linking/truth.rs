@@ -88,7 +88,7 @@ impl Pattern {
 }
 
 /// What becomes of a request's id on the way through the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ids {
     /// Each call carries a digest of it.
