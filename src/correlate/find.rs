@@ -229,7 +229,7 @@ fn by_values(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
     if values.is_empty() {
         return;
     }
-    let meeting = in_flight.matching(|inbound| values.meet(&inbound.arrival.values));
+    let meeting = in_flight.matching(|inbound| inbound.meets(&values));
     match values.owner(meeting) {
         Recurring::Nothing => {}
         Recurring::Of(inbound) => evidence.point(inbound, Method::Values),

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU16;
@@ -25,6 +26,7 @@ use crate::correlate::shape::Shape;
 use crate::correlate::shape::Shapes;
 use crate::correlate::token::Token;
 use crate::correlate::values::Fingerprints;
+use crate::correlate::values::Hash;
 use crate::correlate::values::Values;
 use crate::correlate::windows;
 use crate::correlate::windows::Learned;
@@ -59,6 +61,8 @@ pub struct Arrival {
 pub struct Inbound {
     /// What it brought along.
     pub arrival: Arrival,
+    /// The values at the start of its body, once that was there.
+    body: OnceLock<Values>,
     /// Tells this request from the one that had its place before.
     nonce: u64,
     /// The port from which it was passed on to the program; 0 until then.
@@ -160,6 +164,7 @@ impl InFlight {
         };
         let inbound = Arc::new(Inbound {
             arrival,
+            body: OnceLock::new(),
             nonce: fastrand::u64(..),
             port: AtomicU16::new(0),
             since: AtomicU32::new(0),
@@ -351,6 +356,24 @@ impl Inbound {
         }
         let since = self.since.load(Ordering::Acquire);
         since != 0 && Moment::from_bits(since).is_until(at)
+    }
+
+    /// The start of its body is on its way to the program.
+    pub fn begins_with(&self, values: Values) {
+        // There is one start.
+        let _ = self.body.set(values);
+    }
+
+    /// True when these values and its own have one in common.
+    pub(super) fn meets(&self, values: &Values) -> bool {
+        let in_body = || self.body.get().is_some_and(|body| values.meet(body));
+        values.meet(&self.arrival.values) || in_body()
+    }
+
+    /// Its value of this hash: of the head, else of the body.
+    pub(super) fn value(&self, hash: u64) -> Option<&Hash> {
+        let in_body = || self.body.get()?.find(hash);
+        self.arrival.values.find(hash).or_else(in_body)
     }
 
     fn window(&self) -> (Shape, Start, Instant) {

@@ -58,8 +58,8 @@ pub struct Config {
     ///
     /// Default: `true`. Reload: new connections.
     pub exclusive: bool,
-    /// Identifiers in the path, the query or an id header of an inbound request that recur in the head of the call.
-    /// Values are compared as hashes and never kept.
+    /// Identifiers in the path, the query, an id header or the start of a text body of an inbound request that recur in
+    /// the head of the call. Values are compared as hashes and never kept.
     ///
     /// Default: `true`. Reload: new connections.
     pub values: bool,

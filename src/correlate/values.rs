@@ -1,4 +1,5 @@
-//! Values of an inbound request that recur in the head of a call: ids that the program passes on by itself.
+//! Values of an inbound request, of its head and the start of its body, that recur in the head of a call: ids that the
+//! program passes on by itself.
 //!
 //! Only what is long and varied enough to be an identifier counts, and it asserts a parent only when no earlier request
 //! had it: an id that comes again belongs to a thing, not to a request, and then a call of the program's own could carry
@@ -29,6 +30,10 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 8..=512;
 const MIN_BITS: f32 = 48.0;
 /// An identifier has digits; words have none.
 const MIN_DIGITS: usize = 2;
+/// Most bytes of a body that are looked at: those that come first.
+const BODY_BYTES: usize = 1024;
+/// A body that holds more identifiers is a list of things.
+const MAX_BODY_VALUES: usize = 4;
 /// Values of past requests that are remembered, as 32 bits of their hashes.
 const REMEMBERED: usize = 1 << 14;
 
@@ -73,7 +78,7 @@ pub struct Values {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Hash {
+pub(super) struct Hash {
     hash: u64,
     /// No earlier request had it.
     is_new: bool,
@@ -112,7 +117,30 @@ impl Fingerprints {
                 values.take(value.as_bytes());
             }
         }
-        let mut values = values.values;
+        self.met(values.values)
+    }
+
+    /// The values of what comes first of an inbound request's body: text of whatever syntax.
+    ///
+    /// What it has is from now on no longer new.
+    pub fn body(&self, start: &[u8]) -> Values {
+        let mut values = self.taking();
+        let (read, rest) = start.split_at(start.len().min(BODY_BYTES));
+        let whole = match rest.first() {
+            // What is cut off in the middle is another value.
+            Some(next) if is_part(*next) => read.iter().rposition(|byte| !is_part(*byte)),
+            _ => Some(read.len()),
+        };
+        values.take(&read[..whole.unwrap_or_default()]);
+        let values = values.values;
+        match values.hashes.len() > MAX_BODY_VALUES {
+            true => Values::default(),
+            false => self.met(values),
+        }
+    }
+
+    /// Remembers values of an inbound request and says which are new.
+    fn met(&self, mut values: Values) -> Values {
         for value in &mut values.hashes {
             value.is_new = self.remember(value.hash);
         }
@@ -131,14 +159,18 @@ impl Fingerprints {
     }
 
     fn of_uri(&self, uri: &Uri) -> Taking<'_> {
-        let mut taking = Taking {
-            key: &self.key,
-            left: MAX_BYTES,
-            values: Values::default(),
-        };
+        let mut taking = self.taking();
         taking.take(uri.path().as_bytes());
         taking.take(uri.query().unwrap_or_default().as_bytes());
         taking
+    }
+
+    fn taking(&self) -> Taking<'_> {
+        Taking {
+            key: &self.key,
+            left: MAX_BYTES,
+            values: Values::default(),
+        }
     }
 
     /// True when the value was not there before, as far as memory goes.
@@ -190,7 +222,7 @@ impl Values {
         self.mask & other.mask != 0 && self.hashes.iter().any(|own| other.find(own.hash).is_some())
     }
 
-    fn find(&self, hash: u64) -> Option<&Hash> {
+    pub(super) fn find(&self, hash: u64) -> Option<&Hash> {
         if self.mask & bit(hash) == 0 {
             return None;
         }
@@ -204,7 +236,7 @@ impl Values {
             let mut holders = meeting
                 .iter()
                 .enumerate()
-                .filter_map(|(at, inbound)| Some((at, inbound.arrival.values.find(value.hash)?)));
+                .filter_map(|(at, inbound)| Some((at, inbound.value(value.hash)?)));
             let (Some((at, held)), None) = (holders.next(), holders.next()) else {
                 continue;
             };
@@ -308,6 +340,36 @@ mod tests {
         let uri: Uri = format!("/{padding}{}", ids[0]).parse().unwrap();
         let values = fingerprints.inbound(&uri, &HeaderMap::new());
         assert!(values.is_empty(), "beyond the bytes that are looked at");
+    }
+
+    #[test]
+    fn of_a_body_only_the_start_is_looked_at() {
+        let fingerprints = Fingerprints::default();
+        let id = |n: usize| format!("{n:032}");
+        let count = |body: String| fingerprints.body(body.as_bytes()).hashes.len();
+        let padding = |n: usize| " ".repeat(n);
+        for (body, expected, why) in [
+            (format!(r#"{{"order":"{}"}}"#, id(1)), 1, "JSON"),
+            (format!("order={}&n=12", id(2)), 1, "a form"),
+            (format!("<order id='{}'/>", id(3)), 1, "XML"),
+            (
+                padding(BODY_BYTES - 32) + &id(4),
+                1,
+                "at the end of what is looked at",
+            ),
+            (padding(BODY_BYTES - 31) + &id(5), 0, "cut in the middle"),
+            (padding(BODY_BYTES) + &id(6), 0, "beyond"),
+            ("7".repeat(2 * BODY_BYTES), 0, "no end to it"),
+            ((10..14).map(id).collect::<Vec<_>>().join(","), 4, "several"),
+            (
+                (20..25).map(id).collect::<Vec<_>>().join(","),
+                0,
+                "a list of things",
+            ),
+            (String::new(), 0, "nothing"),
+        ] {
+            assert_eq!(count(body), expected, "{why}");
+        }
     }
 
     #[test]

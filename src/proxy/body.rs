@@ -12,6 +12,7 @@ use std::task::ready;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::StatusCode;
 use http::Version;
 use http::header;
@@ -21,6 +22,8 @@ use http_body::Frame;
 use http_body::SizeHint;
 use hyper::body::Incoming;
 
+use crate::correlate::InFlight;
+use crate::correlate::Inbound;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::expect::Gate;
@@ -37,6 +40,14 @@ pub struct RequestBody {
     gate: Option<Gate>,
     /// Bytes that may still pass; `None`: no limit.
     left: Option<u64>,
+    /// Whoever looks at what comes first.
+    reader: Option<Reader>,
+}
+
+/// Looks at the start of a request's body, for the calls that the request causes.
+pub struct Reader {
+    in_flight: Arc<InFlight>,
+    inbound: Arc<Inbound>,
 }
 
 /// How far a request body got; read by the exchange, written by the upstream connection.
@@ -109,6 +120,47 @@ impl Progress {
     }
 }
 
+impl Reader {
+    /// Of the body of this inbound request, where its type is text that may hold ids; `None` otherwise.
+    pub fn of(
+        in_flight: &Arc<InFlight>,
+        inbound: &Arc<Inbound>,
+        headers: &HeaderMap,
+    ) -> Option<Self> {
+        let is_plain = !headers.contains_key(header::CONTENT_ENCODING);
+        let content_type = headers.get(header::CONTENT_TYPE).filter(|_| is_plain)?;
+        is_text(content_type.as_bytes()).then(|| Self {
+            in_flight: in_flight.clone(),
+            inbound: inbound.clone(),
+        })
+    }
+
+    fn read(self, start: &[u8]) {
+        let values = self.in_flight.fingerprints.body(start);
+        self.inbound.begins_with(values);
+    }
+}
+
+/// True for JSON, XML, forms and text.
+fn is_text(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next();
+    let essence = essence.unwrap_or_default().trim_ascii();
+    let ends_in = |suffix: &[u8]| {
+        let at = essence.len().checked_sub(suffix.len());
+        at.is_some_and(|at| essence[at..].eq_ignore_ascii_case(suffix))
+    };
+    let begins_with = |prefix: &[u8]| {
+        let start = essence.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    ends_in(b"/json")
+        || ends_in(b"+json")
+        || ends_in(b"/xml")
+        || ends_in(b"+xml")
+        || ends_in(b"/x-www-form-urlencoded")
+        || begins_with(b"text/")
+}
+
 impl RequestBody {
     /// Nothing to send.
     pub fn empty() -> Self {
@@ -117,15 +169,17 @@ impl RequestBody {
             progress: None,
             gate: None,
             left: None,
+            reader: None,
         }
     }
 
-    /// A body that is noted in `progress`, cut beyond `limit` (0: none) and held back by `gate`.
+    /// A body that is noted in `progress`, cut beyond `limit` (0: none) and held back by `gate`; `reader` sees its start.
     pub fn streaming(
         incoming: Incoming,
         progress: Arc<Progress>,
         gate: Option<Gate>,
         limit: u64,
+        reader: Option<Reader>,
     ) -> Self {
         let left = (limit > 0).then_some(limit);
         Self {
@@ -133,6 +187,7 @@ impl RequestBody {
             progress: Some(progress),
             gate,
             left,
+            reader,
         }
     }
 
@@ -141,6 +196,9 @@ impl RequestBody {
             return Ok(());
         };
         let size = data.len() as u64;
+        if let Some(reader) = self.reader.take() {
+            reader.read(data);
+        }
         progress.bytes.fetch_add(size, Ordering::Relaxed);
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(size).ok_or_else(|| {
@@ -324,6 +382,32 @@ impl Body for ResponseBody {
             }
             Source::Announced => SizeHint::default(),
             Source::Upstream(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_text_is_looked_at() {
+        for (content_type, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/vnd.api+json", true),
+            ("application/xml", true),
+            ("application/soap+xml;action=x", true),
+            ("application/x-www-form-urlencoded", true),
+            ("text/plain", true),
+            ("application/octet-stream", false),
+            ("multipart/form-data; boundary=x", false),
+            ("image/png", false),
+            ("application/grpc+proto", false),
+            ("json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_text(content_type.as_bytes()), expected, "{content_type}");
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::correlate::InboundGuard;
 use crate::model::Kind;
 use crate::net::kernel::Moment;
 use crate::proxy::body::Progress;
+use crate::proxy::body::Reader;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Conn;
 use crate::proxy::pacing::Busy;
@@ -111,6 +112,14 @@ impl Exchange {
             _active: active,
             _slot: slot,
         })
+    }
+
+    /// Whoever looks for ids at the start of the request's body, where that is asked for.
+    pub(super) fn body_reader(&self, headers: &HeaderMap) -> Option<Reader> {
+        let guard = self.guard.as_ref()?;
+        let is_wanted = self.conn.snapshot.correlate.values && self.span.is_some();
+        let in_flight = &self.conn.worker.shared.in_flight;
+        is_wanted.then(|| Reader::of(in_flight, guard.inbound(), headers))?
     }
 
     /// An upstream connection was found.

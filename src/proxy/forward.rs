@@ -288,7 +288,9 @@ fn prepare(
     } else {
         let progress = Arc::new(Progress::default());
         exchange.request = Some(progress.clone());
-        RequestBody::streaming(body, progress, gate, conn.snapshot.limits.body_size.0)
+        let limit = conn.snapshot.limits.body_size.0;
+        let reader = exchange.body_reader(&parts.headers);
+        RequestBody::streaming(body, progress, gate, limit, reader)
     };
     Ok(Request::from_parts(parts, body))
 }

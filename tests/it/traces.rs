@@ -419,6 +419,33 @@ async fn a_call_with_several_possible_causes_starts_a_trace_that_links_to_them()
 }
 
 #[tokio::test]
+async fn an_id_in_the_body_of_one_of_several_requests_tells_whose_call_it_is() {
+    let bench = Bench::start(json!({})).await;
+    let body = br#"{"order": "7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10"}"#;
+    let kind = format!(
+        "content-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    let other = bench.hold("/other", "").await;
+    let mut one = bench.hold("/one", &kind).await;
+    one.caller.write_all(body).await.unwrap();
+    let mut there = vec![0; body.len()];
+    one.program.read_exact(&mut there).await.unwrap();
+    assert_eq!(there, body, "it passes untouched");
+    bench
+        .outbound("x-order: 7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10\r\n")
+        .await;
+    one.answer("200 OK").await;
+    other.answer("200 OK").await;
+    let spans = bench.spans(3).await;
+    let [call, one, _] = &spans[..] else {
+        unreachable!()
+    };
+    assert_eq!(call.parent, Some(one.context.span_id), "{spans:#?}");
+    assert_eq!(text(call, "pillion.link.method"), Some("value"));
+}
+
+#[tokio::test]
 async fn a_finished_request_is_nobody_s_parent() {
     let bench = Bench::start(json!({})).await;
     bench.inbound("/", "", "200 OK").await;

@@ -198,6 +198,36 @@ fn a_value_points_at_its_request_while_nobody_else_had_it() {
 }
 
 #[test]
+fn a_value_in_the_body_points_at_its_request_too() {
+    let in_flight = InFlight::new(2);
+    let call = |id: &str| {
+        let given = Given {
+            path: format!("/items/{id}"),
+            ..Given::default()
+        };
+        outcome(&Config::default(), &in_flight, &given)
+    };
+    let body = |text: String| in_flight.fingerprints.body(text.as_bytes());
+    let a = enter(&in_flight, 1, "/orders", "");
+    let b = enter(&in_flight, 2, "/orders", "");
+    assert_eq!(
+        call(ID),
+        (None, "none", "none", 2),
+        "its body is not there yet"
+    );
+    a.inbound().begins_with(body(format!(r#"{{"id":"{ID}"}}"#)));
+    b.inbound().begins_with(body(format!("id={OTHER}")));
+    assert_eq!(call(ID), (Some(1), "value", "high", 1));
+    assert_eq!(call(OTHER), (Some(2), "value", "high", 1));
+    let again = enter(&in_flight, 3, &format!("/orders/{ID}"), "");
+    assert_eq!(call(ID), (None, "none", "none", 2), "another's head has it");
+    drop((a, again));
+    let late = enter(&in_flight, 4, "/orders", "");
+    late.inbound().begins_with(body(ID.to_owned()));
+    assert_eq!(call(ID), (None, "none", "none", 1), "others had it before");
+}
+
+#[test]
 fn a_shared_value_does_not_hide_an_own_one() {
     let in_flight = InFlight::new(1);
     let _a = enter(&in_flight, 1, &format!("/{ID}"), "");
