@@ -25,8 +25,13 @@ static __always_inline void begin_connection(struct sock *sk) {
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   struct sock *sk = (struct sock *)const_sk;
-  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE) return 0;
+  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE && new != TCP_LISTEN) return 0;
   if (!is_tcp(sk) || is_elsewhere(sk)) return 0;
+  if (new == TCP_LISTEN) {
+    /* Its probes are to be there before the first request. */
+    if (program_port && local_port(sk) == program_port && !is_sidecar()) announce(this_program(), LISTENS);
+    return 0;
+  }
   if (new == TCP_SYN_SENT) {
     begin_connection(sk);
     return 0;
@@ -74,6 +79,7 @@ static __always_inline void begin_request(struct inbound *inbound, int flags) {
     __u32 number = __sync_fetch_and_add(&requests, 1) + 1;
     inbound->open_calls = 0;
     inbound->process = this_process();
+    inbound->program = process ? process->program : 0;
     inbound->is_counted = process != 0;
     inbound->number = number ? number : 1;
     if (process) count_waiting(inbound, 1);
@@ -82,10 +88,7 @@ static __always_inline void begin_request(struct inbound *inbound, int flags) {
   /* One that does not block may be read by a thread that then works on something else. */
   thread->serving = is_event ? none : request;
   if (!process) return;
-  if (!process->is_announced) {
-    process->is_announced = 1;
-    announce(process->memory, IS_NEW);
-  }
+  if (!process->is_announced) process->is_announced = announce(process->program, IS_NEW);
   handle(thread, request);
   struct runtime *runtime = known_runtime();
   if (!runtime) return;

@@ -20,6 +20,7 @@ typedef __u32 __wsum;
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
+#define TCP_LISTEN 10
 
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
@@ -69,18 +70,6 @@ struct sock {
   __u16 sk_protocol;
 };
 
-struct inode {
-  unsigned long i_ino;
-};
-
-struct file {
-  struct inode *f_inode;
-};
-
-struct mm_struct {
-  struct file *exe_file;
-};
-
 struct thread_struct {
   unsigned long fsbase;
 };
@@ -95,7 +84,7 @@ struct task_struct {
   __s32 pid;
   __s32 tgid;
   struct task_struct *group_leader;
-  struct mm_struct *mm;
+  __u64 start_boottime, self_exec_id;
   struct thread_struct thread;
 };
 

@@ -85,7 +85,8 @@ static __always_inline struct inbound *inbound_of(const struct sock *sk) {
 
 static __always_inline void count_waiting(struct inbound *inbound, int change) {
   struct process *process = known_process(inbound->process);
-  if (process) __sync_fetch_and_add(&process->waiting, change);
+  /* What another program did in the process counts there no more. */
+  if (process && (__u32)process->program == inbound->program) __sync_fetch_and_add(&process->waiting, change);
 }
 
 static __always_inline void end_request(struct inbound *inbound) {
@@ -134,25 +135,26 @@ static __always_inline void close_call(struct call *call) {
   if (inbound) end_call(inbound);
 }
 
-/* Has user space hear of the process, if it can be seen from there. */
-static __always_inline void announce(__u64 memory, __u32 what) {
+/* Has user space hear of the process, if it can be seen from there; 0: too much is to be heard now. */
+static __always_inline int announce(__u64 program, __u32 what) {
   struct seen *entry = bpf_ringbuf_reserve(&seen, sizeof *entry, 0);
-  if (!entry) return;
-  entry->memory = memory;
+  if (!entry) return 0;
+  entry->program = program;
   entry->process = this_process();
   entry->visible = visible_pid();
   entry->what = what;
   entry->padding = 0;
   bpf_ringbuf_submit(entry, 0);
+  return 1;
 }
 
 /* The process that handles an event now. */
 static __always_inline struct process *event_process(void) {
   __u32 id = this_process(), thread = bpf_get_current_pid_tgid();
-  __u64 memory = this_memory();
+  __u64 program = this_program();
   struct process *process = known_process(id);
-  if (!process || process->memory != memory) {
-    struct process fresh = {.memory = memory, .loop = thread};
+  if (!process || process->program != program) {
+    struct process fresh = {.program = program, .loop = thread};
     bpf_map_update_elem(&processes, &id, &fresh, BPF_ANY);
     process = known_process(id);
   }

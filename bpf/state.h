@@ -16,6 +16,8 @@ const volatile __u32 network = 0;
 const volatile __u64 pid_namespace_dev = 0;
 const volatile __u64 pid_namespace = 0;
 const volatile __u32 sidecar_pid = 0;
+/* The program listens there. 0: that is not known. */
+const volatile __u32 program_port = 0;
 /* Event loops without a probe are followed too: `on_system_call` is attached. */
 const volatile __u32 follows_events = 0;
 
@@ -62,7 +64,7 @@ struct inbound {
   __u32 number;
   /* Calls without a response. */
   __u32 open_calls;
-  __u32 process;
+  __u32 process, program;
   /* Differs from one connection to the next. */
   __u32 serial;
   /* tokio: the task. */
@@ -156,7 +158,7 @@ struct {
 
 /* A process that has read requests without blocking. */
 struct process {
-  __u64 memory;
+  __u64 program;
   /* The only thread that handles events, and whether another one did. */
   __u32 loop, has_more_loops;
   /* Requests that wait for something that is not a call. */
@@ -199,8 +201,11 @@ static __always_inline struct thread *this_thread(__u64 flags) {
   return bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, flags);
 }
 
-/* Another one once the process runs another program. */
-static __always_inline __u64 this_memory(void) { return (__u64)bpf_get_current_task_btf()->mm; }
+/* Which program this is of those that ran in processes of this number, one after the other, forked or not. */
+static __always_inline __u64 this_program(void) {
+  struct task_struct *task = bpf_get_current_task_btf();
+  return task->group_leader->start_boottime + task->self_exec_id;
+}
 
 static __always_inline __u32 this_process(void) {
   return bpf_get_current_pid_tgid() >> 32;

@@ -25,8 +25,8 @@ static __always_inline __u64 go_goroutine(struct pt_regs *regs) { return regs->r
 
 /* How to read a process's runtime; src/net/kernel/probes.rs writes it once its self-check has passed. */
 struct runtime {
-  /* The process's memory: another program in the same process is not meant. */
-  __u64 memory;
+  /* Another program in the same process is not meant. */
+  __u64 program;
   /* tokio: how far before the thread's own block its context begins. */
   __u64 context_type;
   __u32 kind;
@@ -50,9 +50,9 @@ struct {
   __type(value, struct runtime);
 } runtimes SEC(".maps");
 
-/* Who has read a request as an event, to be looked at from outside. */
+/* Who listens for requests, or has read one as an event, to be looked at from outside. */
 struct seen {
-  __u64 memory;
+  __u64 program;
   /* Here, and where the loader lives. */
   __u32 process, visible;
   __u32 what, padding;
@@ -62,6 +62,7 @@ struct seen {
 #define IS_NEW 0
 #define FITS 1
 #define FITS_NOT 2
+#define LISTENS 3
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -125,7 +126,7 @@ static const struct request NOBODYS = {0, ~0U};
 static __always_inline struct runtime *known_runtime(void) {
   __u32 id = this_process();
   struct runtime *runtime = bpf_map_lookup_elem(&runtimes, &id);
-  return runtime && runtime->memory == this_memory() ? runtime : 0;
+  return runtime && runtime->program == this_program() ? runtime : 0;
 }
 
 static __always_inline struct runtime *this_runtime(__u32 kind) {

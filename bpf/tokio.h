@@ -58,7 +58,7 @@ static __always_inline __u64 this_task(const struct runtime *runtime) {
 static __always_inline void end_search(struct runtime *runtime, __u32 at) {
   runtime->id_at = at;
   if (!at) runtime->kind = 0;
-  announce(runtime->memory, at ? FITS : FITS_NOT);
+  announce(runtime->program, at ? FITS : FITS_NOT);
 }
 
 /* raw::poll(header): only until it is known where numbers are. */

@@ -16,6 +16,7 @@ use crate::correlate;
 use crate::net::evidence::Evidence;
 use crate::net::evidence::offer::Offer;
 use crate::net::kernel::Kernel;
+use crate::net::kernel::Scope;
 use crate::net::kernel::network_namespace;
 use crate::net::memory;
 use crate::net::netns::Netns;
@@ -173,6 +174,7 @@ pub(super) fn start_pacing(shared: &Shared, inside: Option<&Netns>) -> io::Resul
 /// It is required and refused.
 pub(super) fn ask_kernel(
     config: &correlate::Config,
+    port: Option<u16>,
     inside: Option<&Netns>,
     shared: &Arc<Shared>,
 ) -> Result<(), RunError> {
@@ -184,9 +186,13 @@ pub(super) fn ask_kernel(
         Some(inside) => inside.run(network_namespace)?,
         None => network_namespace(),
     }?;
-    let follows_events = config.mode.follows_events();
+    let scope = Scope {
+        network,
+        port,
+        follows_events: config.mode.follows_events(),
+    };
     if config.kernel == correlate::Kernel::Required {
-        let loaded = Kernel::load(network, follows_events);
+        let loaded = Kernel::load(scope);
         memory::trim();
         use_kernel(shared, loaded?);
         return Ok(());
@@ -195,7 +201,7 @@ pub(super) fn ask_kernel(
     let load = move || {
         // Who serves goes first.
         rustix::process::setpriority_process(None, PATIENT).ok();
-        let loaded = Kernel::load(network, follows_events);
+        let loaded = Kernel::load(scope);
         // The kernel's description of itself was read for this alone.
         memory::trim();
         match loaded {

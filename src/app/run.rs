@@ -281,7 +281,8 @@ impl Running {
             evidence,
             pacer,
         );
-        linking::ask_kernel(&config.linking, lasting.inside.as_ref(), &shared)?;
+        let port = config.app.as_ref().map(|app| app.port);
+        linking::ask_kernel(&config.linking, port, lasting.inside.as_ref(), &shared)?;
         linking::start_pacing(&shared, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
             effective: Mutex::default(),

@@ -67,6 +67,17 @@ pub enum KernelError {
     },
 }
 
+/// What is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope {
+    /// The inode number of the network namespace.
+    pub network: u64,
+    /// Where the program listens; `None`: it is not looked into before its first request.
+    pub port: Option<u16>,
+    /// Event loops without a probe are followed too.
+    pub follows_events: bool,
+}
+
 /// The loaded programs.
 pub struct Kernel {
     /// What they write.
@@ -81,16 +92,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads and attaches the programs for the network namespace with this inode number; those that follow event loops
-    /// too, if wanted.
+    /// Loads and attaches the programs.
     ///
     /// # Errors
     /// See [`KernelError`]; nothing stays behind.
-    pub fn load(network: u64, follows_events: bool) -> Result<Self, KernelError> {
+    pub fn load(scope: Scope) -> Result<Self, KernelError> {
         let types = Btf::from_sys_fs().map_err(|_| KernelError::NoTypes)?;
         let (dev, pid_namespace) = pid_namespace()?;
-        let (network, own) = (network as u32, std::process::id());
-        let events = u32::from(follows_events);
+        let (network, own) = (scope.network as u32, std::process::id());
+        let events = u32::from(scope.follows_events);
+        let port = scope.port.map_or(0, u32::from);
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&types))
@@ -99,6 +110,7 @@ impl Kernel {
             .override_global("pid_namespace_dev", &dev, true)
             .override_global("pid_namespace", &pid_namespace, true)
             .override_global("sidecar_pid", &own, true)
+            .override_global("program_port", &port, true)
             .override_global("follows_events", &events, true);
         let mut programs = loader
             .load(OBJECT)
@@ -108,7 +120,7 @@ impl Kernel {
         let (stopped, stop) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| because("make a pipe", &io::Error::from(error)))?;
         let watch = Watch::new(&mut programs, &types, probed.clone(), stopped)?;
-        let more = follows_events.then_some(&SYSTEM_CALLS);
+        let more = scope.follows_events.then_some(&SYSTEM_CALLS);
         for (name, tracepoint) in TRACEPOINTS.iter().chain(more) {
             attach(&mut programs, name, tracepoint, &types)?;
         }

@@ -8,7 +8,12 @@ use std::net::TcpStream;
 use super::*;
 
 fn load() -> Option<Kernel> {
-    match Kernel::load(network_namespace().unwrap(), true) {
+    let scope = Scope {
+        network: network_namespace().unwrap(),
+        port: None,
+        follows_events: true,
+    };
+    match Kernel::load(scope) {
         Ok(kernel) => Some(kernel),
         Err(
             error @ (KernelError::Privilege | KernelError::NoTracepoint(_) | KernelError::NoTypes),

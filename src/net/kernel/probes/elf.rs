@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
 /// Most bytes of names that are read of one file.
@@ -118,28 +119,51 @@ impl Elf {
             if found.iter().all(Option::is_some) {
                 break;
             }
-            self.walk(table, |symbol| {
+            self.walk(table, &names, |symbol| {
                 let index = names.iter().position(|name| name.as_bytes() == symbol.name);
                 if symbol.address != 0
                     && let Some(entry) = index.and_then(|index| found.get_mut(index))
                 {
                     entry.get_or_insert(symbol.address);
                 }
+                match found.iter().all(Option::is_some) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
             })?;
         }
         Ok(found)
     }
 
-    /// Shows each symbol, some twice.
+    /// Shows each symbol whose name begins in one of these ways, some twice.
     ///
     /// # Errors
     /// As for [`Elf::symbols`].
-    pub(super) fn each_symbol(&self, mut look: impl FnMut(&Symbol<'_>)) -> io::Result<()> {
+    pub(super) fn each_symbol(
+        &self,
+        beginnings: &[&str],
+        mut look: impl FnMut(&Symbol<'_>),
+    ) -> io::Result<()> {
         let mut tables = self.tables.iter();
-        tables.try_for_each(|table| self.walk(table, &mut look))
+        tables.try_for_each(|table| {
+            self.walk(table, beginnings, |symbol| {
+                look(symbol);
+                ControlFlow::Continue(())
+            })
+        })
     }
 
-    fn walk(&self, table: &Table, mut look: impl FnMut(&Symbol<'_>)) -> io::Result<()> {
+    /// Programs have hundreds of thousands of symbols: only of those that are meant is more than the beginning read.
+    fn walk(
+        &self,
+        table: &Table,
+        beginnings: &[&str],
+        mut look: impl FnMut(&Symbol<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let is_meant = |name: &[u8]| {
+            let mut beginnings = beginnings.iter();
+            beginnings.any(|beginning| name.starts_with(beginning.as_bytes()))
+        };
         let (names_at, names_size) = table.names;
         let (mut at, mut left) = table.symbols;
         if names_size > MAX_NAMES || left > MAX_SYMBOLS {
@@ -160,16 +184,21 @@ impl Elf {
             self.file.read_exact_at(piece, at)?;
             for symbol in piece.chunks_exact(SYMBOL) {
                 let rest = text.get(number(symbol, 0, 4) as usize..);
-                let name = rest.and_then(|rest| rest.split(|byte| *byte == 0).next());
+                let Some(rest) = rest.filter(|rest| is_meant(rest)) else {
+                    continue;
+                };
+                let name = rest.split(|byte| *byte == 0).next();
                 if let Some(name) = name
                     && number(symbol, 6, 2) != 0
-                {
-                    look(&Symbol {
+                    && look(&Symbol {
                         name,
                         address: number(symbol, 8, 8),
                         size: number(symbol, 16, 8),
                         is_thread_local: number(symbol, 4, 1) & 0xf == IS_THREAD_LOCAL_SYMBOL,
-                    });
+                    })
+                    .is_break()
+                {
+                    return Ok(());
                 }
             }
             at = at.saturating_add(size as u64);
@@ -219,9 +248,11 @@ fn parts(file: &File, at: u64, count: u64, size: usize) -> io::Result<Vec<Vec<u8
 
 /// A little-endian number of so many bytes; 0 when there are not as many.
 fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
-    let bytes = bytes.get(at..at + size).unwrap_or_default();
-    let digits = bytes.iter().rev();
-    digits.fold(0, |number, byte| number << 8 | u64::from(*byte))
+    let mut word = [0; 8];
+    if let (Some(from), Some(to)) = (bytes.get(at..at + size), word.get_mut(..size)) {
+        to.copy_from_slice(from);
+    }
+    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]
@@ -268,7 +299,7 @@ mod tests {
         thread.join().unwrap();
         let elf = Elf::read(File::open("/proc/self/exe").unwrap()).unwrap();
         let mut found = Vec::new();
-        elf.each_symbol(|symbol| {
+        elf.each_symbol(&[""], |symbol| {
             let name = String::from_utf8_lossy(symbol.name);
             if symbol.is_thread_local && name.contains("MARK_OF_THIS_TEST") {
                 found.push(elf.before_block(symbol));

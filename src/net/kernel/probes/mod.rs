@@ -1,13 +1,15 @@
 //! Probes in the runtimes of programs: which task, goroutine or event is at work, where threads say too little.
 //!
-//! The programs in the kernel name each process that has read a request as an event. It is looked at once, on a thread
-//! of its own: a runtime that is known gets its probes when a check of the process itself has shown where things lie;
-//! everything else is left alone, with the reason.
+//! The programs in the kernel name each process that begins to listen for requests, or has read one as an event. It is
+//! looked at on a thread of its own: a runtime that is known gets its probes when a check of the process itself has shown
+//! where things lie; everything else is left alone, with the reason. Nothing stays of a process that has ended.
 
 mod attach;
 mod elf;
 mod go;
 mod libuv;
+mod maps;
+mod plan;
 mod python;
 mod target;
 mod tokio;
@@ -24,42 +26,42 @@ use std::time::Instant;
 
 use aya::Btf;
 use aya::Ebpf;
-use aya::maps::HashMap as KernelMap;
 use aya::maps::MapData;
 use aya::maps::RingBuf;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::process::Pid;
+use rustix::process::PidfdFlags;
+use rustix::process::pidfd_open;
 use tracing::debug;
 use tracing::info;
 
+use crate::model::Text;
 use crate::net::kernel::KernelError;
 use crate::net::kernel::OBJECT;
 use crate::net::kernel::because;
-use crate::net::kernel::probes::attach::Place;
 use crate::net::kernel::probes::attach::Programs;
+use crate::net::kernel::probes::maps::Maps;
 use crate::net::kernel::probes::target::Target;
 use crate::net::process;
+use crate::net::process::EventLoop;
 use crate::net::process::Probe;
+use crate::net::process::Program;
 use crate::net::process::Runtime;
 
-/// Most processes with probes at a time.
+/// Most processes with probes at a time, and most that are kept in mind.
 const MAX_PROCESSES: usize = 64;
-/// A process that has just begun may not show everything yet: so often it is looked at, and so long apart.
-const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(25);
-
-/// As `bpf/strands.h` numbers them.
-const PYTHON: u64 = 1;
-const GO: u64 = 2;
-const LIBUV: u64 = 3;
-const TOKIO: u64 = 4;
+const MAX_KNOWN: usize = 256;
+/// A process that has just begun may not show everything yet: so often it is looked at, so long apart at first and later.
+const TRIES: u32 = 12;
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// As `bpf/strands.h` numbers what it says of a process.
 const FITS: u32 = 1;
 const FITS_NOT: u32 = 2;
-
-/// What `bpf/strands.h` calls `struct runtime`, in words.
-type Entry = [u64; 7];
+const LISTENS: u32 = 3;
 
 /// What became of the processes that were named.
 #[derive(Debug, Default)]
@@ -70,7 +72,7 @@ pub struct Probed {
 }
 
 impl Probed {
-    /// Each process with its probe, the latest last. Those that have ended may still be there.
+    /// Each process with its probe, the latest last.
     pub fn list(&self) -> Vec<(i32, Probe)> {
         self.lock().clone()
     }
@@ -100,37 +102,55 @@ impl Probed {
 pub(super) struct Watch {
     programs: Programs,
     seen: RingBuf<MapData>,
-    runtimes: KernelMap<MapData, u32, Entry>,
+    maps: Maps,
     probed: Arc<Probed>,
     stop: OwnedFd,
-    links: HashMap<u32, Links>,
+    /// By their numbers for the kernel.
+    known: HashMap<u32, Known>,
+    waiting: Vec<Waiting>,
 }
 
-/// The probes in one process.
-struct Links {
-    pid: u32,
-    /// When the process started: tells it from a later one with the same number.
-    started: u64,
+/// A process that was looked at, until it ends or runs another program.
+struct Known {
+    pid: i32,
+    /// Which of the programs that have run in the process.
+    program: u64,
     name: &'static str,
-    _links: Vec<OwnedFd>,
+    /// Can be read once the process has ended.
+    ended: OwnedFd,
+    /// The probes; none where they were refused.
+    links: Vec<OwnedFd>,
     /// Those by which the programs in the kernel find what they need; dropped when they say so.
     search: Vec<OwnedFd>,
 }
 
-/// How a process's runtime is read, and where probes belong.
-struct Plan {
-    entry: Entry,
-    places: Vec<Place>,
-    /// Where probes belong until the programs in the kernel have found the rest.
-    search: Vec<Place>,
+/// The links of a process, and those as long as is searched.
+type Probes = (Vec<OwnedFd>, Vec<OwnedFd>);
+
+/// A process that is still to be looked at, or once more.
+struct Waiting {
+    seen: Seen,
+    tries: u32,
+    due: Instant,
 }
+
+/// Why a process has no probes.
+enum Refusal {
+    /// What has not been found may come.
+    Yet(String),
+    /// It never will.
+    Never(String),
+}
+
+/// The other end of `stop` was closed.
+struct Stopped;
 
 /// A process as the kernel's programs name it: `struct seen`.
 struct Seen {
-    memory: u64,
+    program: u64,
     /// Its number for the kernel, and for this process; 0: out of sight.
     process: u32,
-    pid: u32,
+    pid: i32,
     what: u32,
 }
 
@@ -145,21 +165,16 @@ impl Watch {
         probed: Arc<Probed>,
         stop: OwnedFd,
     ) -> Result<Self, KernelError> {
-        let missing = || KernelError::Other {
-            what: "load probes",
-            reason: "the object lacks a map".to_owned(),
-        };
         let probes = Programs::load(OBJECT, programs, types)?;
-        let seen = programs.take_map("seen").ok_or_else(missing)?;
-        let runtimes = programs.take_map("runtimes").ok_or_else(missing)?;
+        let seen = maps::take(programs, "seen")?;
         Ok(Self {
             programs: probes,
             seen: RingBuf::try_from(seen).map_err(|error| because("load probes", &error))?,
-            runtimes: KernelMap::try_from(runtimes)
-                .map_err(|error| because("load probes", &error))?,
+            maps: Maps::take(programs)?,
             probed,
             stop,
-            links: HashMap::new(),
+            known: HashMap::new(),
+            waiting: Vec::new(),
         })
     }
 
@@ -167,27 +182,50 @@ impl Watch {
     pub(super) fn run(mut self) {
         loop {
             while let Some(seen) = self.next() {
-                self.forget_ended();
                 match seen.what {
                     FITS => self.end_search(&seen, None),
                     FITS_NOT => self.end_search(&seen, Some(tokio::FITS_NOT)),
-                    _ => self.look(&seen),
+                    _ => self.is_named(seen),
                 }
             }
-            let mut sources = [
-                PollFd::new(&self.seen, PollFlags::IN),
-                PollFd::new(&self.stop, PollFlags::IN),
-            ];
-            match rustix::event::poll(&mut sources, None) {
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(_) => return,
-                Ok(_) => {}
-            }
-            let [_, stop] = sources;
-            if !stop.revents().is_empty() {
-                return;
+            self.look_at_due();
+            match self.wait() {
+                Ok(ended) => {
+                    for process in ended {
+                        self.forget(process);
+                        self.maps.forget(process);
+                    }
+                }
+                Err(Stopped) => return,
             }
         }
+    }
+
+    /// Waits until a process is named, one is to be looked at, or some have ended: those.
+    fn wait(&self) -> Result<Vec<u32>, Stopped> {
+        let due = self.waiting.iter().map(|waiting| waiting.due).min();
+        let pause = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let pause = pause.and_then(|pause| Timespec::try_from(pause).ok());
+        let mut sources = vec![
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::new(&self.seen, PollFlags::IN),
+        ];
+        let known: Vec<u32> = self.known.keys().copied().collect();
+        let ends = self.known.values().map(|known| &known.ended);
+        sources.extend(ends.map(|ended| PollFd::new(ended, PollFlags::IN)));
+        match rustix::event::poll(&mut sources, pause.as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(_) => return Err(Stopped),
+            Ok(_) => {}
+        }
+        let mut ready = sources.iter().map(|source| !source.revents().is_empty());
+        if ready.next() == Some(true) {
+            return Err(Stopped);
+        }
+        let ended = known.into_iter().zip(ready.skip(1));
+        Ok(ended
+            .filter_map(|(process, ended)| ended.then_some(process))
+            .collect())
     }
 
     fn next(&mut self) -> Option<Seen> {
@@ -198,198 +236,179 @@ impl Watch {
             digits.fold(0, |number, byte| number << 8 | u64::from(*byte))
         };
         Some(Seen {
-            memory: number(0, 8),
+            program: number(0, 8),
             process: number(8, 4) as u32,
-            pid: number(12, 4) as u32,
+            pid: number(12, 4) as i32,
             what: number(16, 4) as u32,
         })
     }
 
-    fn forget_ended(&mut self) {
-        let (runtimes, probed) = (&mut self.runtimes, &self.probed);
-        self.links.retain(|process, links| {
-            let pid = links.pid as i32;
-            let is_alive = process::stat(pid).is_some_and(|stat| stat.started == links.started);
-            if !is_alive {
-                runtimes.remove(process).ok();
-                probed.set(pid, None);
-            }
-            is_alive
-        });
+    /// A process has ended, or another program runs in it: nothing of what was seen in it counts any more.
+    fn forget(&mut self, process: u32) {
+        if let Some(known) = self.known.remove(&process) {
+            self.probed.set(known.pid, None);
+            drop(known);
+            self.maps.forget_program(process);
+        }
     }
 
-    fn look(&mut self, seen: &Seen) {
-        let pid = seen.pid as i32;
-        // Another program may run in the process now.
-        self.links.remove(&seen.process);
-        self.runtimes.remove(&seen.process).ok();
-        let (Some(program), Some(stat)) = (process::look(pid), process::stat(pid)) else {
+    fn is_named(&mut self, seen: Seen) {
+        if let Some(known) = self.known.get(&seen.process) {
+            let has_probes = !known.links.is_empty();
+            if known.program == seen.program && (has_probes || seen.what == LISTENS) {
+                return;
+            }
+            self.forget(seen.process);
+        }
+        self.waiting
+            .retain(|waiting| waiting.seen.process != seen.process);
+        if self.waiting.len() + self.known.len() < MAX_KNOWN {
+            self.waiting.push(Waiting {
+                seen,
+                tries: 0,
+                due: Instant::now(),
+            });
+        }
+    }
+
+    fn look_at_due(&mut self) {
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.waiting);
+        let (due, waiting) = waiting.into_iter().partition(|waiting| waiting.due <= now);
+        self.waiting = waiting;
+        for waiting in due {
+            self.look(waiting);
+        }
+    }
+
+    fn look(&mut self, mut waiting: Waiting) {
+        let begun = Instant::now();
+        let (pid, is_early) = (waiting.seen.pid, waiting.seen.what == LISTENS);
+        let ended = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        let (Some(Ok(ended)), Some(program)) = (ended, process::look(pid)) else {
             return;
         };
-        let name = match program.runtime {
-            Runtime::Python => "python",
-            Runtime::Go => "go",
-            Runtime::Node => "libuv",
-            Runtime::Tokio => "tokio",
-            _ => return,
+        let Some(name) = name_of(&program) else {
+            return;
         };
-        let begun = Instant::now();
-        let attached = match self.links.len() < MAX_PROCESSES {
-            true => self.attach(seen, program.runtime, name, stat.started),
-            false => Err("too many processes have probes".to_owned()),
-        };
-        let refused = match attached {
-            Ok(links) => {
-                let is_searching = !links.search.is_empty();
-                self.links.insert(seen.process, links);
-                debug!(took = ?begun.elapsed(), pid, "probes attached");
-                match is_searching {
-                    true => Some(tokio::SEARCHES.into()),
-                    false => {
-                        self.is_at_work(pid, name);
-                        None
-                    }
-                }
+        waiting.tries += 1;
+        let (mut links, mut search, mut refused) = (Vec::new(), Vec::new(), None);
+        match self.attach(&waiting.seen, &program) {
+            Ok(probes) => (links, search) = probes,
+            Err(Refusal::Yet(_)) if waiting.tries < TRIES => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << waiting.tries);
+                waiting.due = Instant::now() + pause.min(PAUSE);
+                self.waiting.push(waiting);
+                return;
             }
-            Err(reason) => {
-                info!(
-                    pid,
-                    runtime = name,
-                    reason,
-                    "linking does not look into the program"
-                );
-                Some(reason.into())
-            }
+            // It may never serve anybody: others do so for it.
+            Err(_) if is_early => return,
+            Err(Refusal::Yet(reason) | Refusal::Never(reason)) => refused = Some(reason),
+        }
+        debug!(took = ?begun.elapsed(), pid, is_early, tries = waiting.tries, "looked for probes");
+        let known = Known {
+            pid,
+            program: waiting.seen.program,
+            name,
+            ended,
+            links,
+            search,
         };
-        self.probed.set(pid, Some(Probe { name, refused }));
+        match refused {
+            None if !known.search.is_empty() => self.tell(&known, Some(tokio::SEARCHES.into())),
+            refused => self.is_settled(&known, refused.map(Into::into)),
+        }
+        self.known.insert(waiting.seen.process, known);
     }
 
-    fn is_at_work(&self, pid: i32, name: &'static str) {
-        info!(pid, runtime = name, "linking looks into the program");
-        self.probed.has_attached();
+    /// The probes are at work, or there is a reason why they are not.
+    fn is_settled(&self, known: &Known, refused: Option<Text>) {
+        let (pid, runtime) = (known.pid, known.name);
+        match &refused {
+            None => {
+                info!(pid, runtime, "linking looks into the program");
+                self.probed.has_attached();
+            }
+            Some(reason) => {
+                info!(pid, runtime, %reason, "linking does not look into the program");
+            }
+        }
+        self.tell(known, refused);
+    }
+
+    fn tell(&self, known: &Known, refused: Option<Text>) {
+        let name = known.name;
+        self.probed.set(known.pid, Some(Probe { name, refused }));
     }
 
     /// The programs in the kernel have found what they need in a process, or there is a reason why they never will.
     fn end_search(&mut self, seen: &Seen, refused: Option<&'static str>) {
-        let Some(links) = self.links.get_mut(&seen.process) else {
+        let Some(mut known) = self.known.remove(&seen.process) else {
             return;
         };
-        links.search.clear();
-        let (pid, name) = (links.pid as i32, links.name);
-        match refused {
-            None => self.is_at_work(pid, name),
-            Some(reason) => {
-                info!(
-                    pid,
-                    runtime = name,
-                    reason,
-                    "linking does not look into the program"
-                );
-                self.links.remove(&seen.process);
-                self.runtimes.remove(&seen.process).ok();
+        if known.program == seen.program {
+            known.search.clear();
+            if refused.is_some() {
+                known.links.clear();
+                self.maps.forget_program(seen.process);
             }
+            self.is_settled(&known, refused.map(Into::into));
         }
-        let refused = refused.map(Into::into);
-        self.probed.set(pid, Some(Probe { name, refused }));
+        self.known.insert(seen.process, known);
     }
 
-    fn attach(
-        &mut self,
-        seen: &Seen,
-        runtime: Runtime,
-        name: &'static str,
-        started: u64,
-    ) -> Result<Links, String> {
+    fn attach(&mut self, seen: &Seen, program: &Program) -> Result<Probes, Refusal> {
+        let never = |reason: &str| Refusal::Never(reason.to_owned());
         if !cfg!(target_arch = "x86_64") {
-            return Err("probes know the x86-64 alone".to_owned());
+            return Err(never("probes know the x86-64 alone"));
         }
-        let mut tries = 0;
-        let mut plan = loop {
-            let target = Target::open(seen.pid).map_err(|error| refusal(&error))?;
-            tries += 1;
-            match inspect(&target, runtime) {
-                Ok(found) => break found,
-                Err(reason) if tries == TRIES => return Err(reason.to_owned()),
-                Err(_) => std::thread::sleep(PAUSE),
+        let has_links = |known: &&Known| !known.links.is_empty();
+        if self.known.values().filter(has_links).count() >= MAX_PROCESSES {
+            return Err(never("too many processes have probes"));
+        }
+        let is_served_by_threads = matches!(program.event_loop, EventLoop::None | EventLoop::Other);
+        if seen.what == LISTENS && program.runtime == Runtime::Python && is_served_by_threads {
+            return Err(never("it has no event loop"));
+        }
+        let target = Target::open(seen.pid.cast_unsigned()).map_err(|error| refusal(&error))?;
+        let mut plan = plan::of(&target, program.runtime).map_err(|reason| {
+            // Files stay as they are; what a runtime has in its memory comes with time.
+            match program.runtime {
+                Runtime::Python | Runtime::Go => Refusal::Yet(reason.to_owned()),
+                _ => never(reason),
             }
-        };
+        })?;
         let attach = |places| {
-            let links = self.programs.attach(places, seen.pid);
-            links.map_err(|error| format!("the kernel refused: {error}"))
+            let links = self.programs.attach(places, target.pid);
+            links.map_err(|error| Refusal::Never(format!("the kernel refused: {error}")))
         };
-        let links = Links {
-            pid: seen.pid,
-            started,
-            name,
-            _links: attach(&plan.places)?,
-            search: attach(&plan.search)?,
-        };
-        plan.entry[0] = seen.memory;
+        let probes = (attach(&plan.places)?, attach(&plan.search)?);
+        plan.entry[0] = seen.program;
         // Only now that nothing goes unseen.
-        let written = self.runtimes.insert(seen.process, plan.entry, 0);
-        written.map_err(|error| error.to_string())?;
-        Ok(links)
+        self.maps
+            .set_runtime(seen.process, plan.entry)
+            .map_err(|error| Refusal::Never(error.to_string()))?;
+        Ok(probes)
     }
 }
 
-fn inspect(target: &Target, runtime: Runtime) -> Result<Plan, &'static str> {
-    let pair = |low: u64, high: u32| low | u64::from(high) << 32;
-    let mut search = Vec::new();
-    let (entry, places) = match runtime {
-        Runtime::Python => {
-            let (layout, places) = python::inspect(target)?;
-            let entry = [
-                0,
-                layout.context_type,
-                pair(PYTHON, layout.state_at),
-                pair(layout.id_at.into(), layout.context_at),
-                pair(0, layout.reads_outside.into()),
-                0,
-                0,
-            ];
-            (entry, places)
-        }
-        Runtime::Go => {
-            let (layout, places) = go::inspect(target)?;
-            let entry = [
-                0,
-                0,
-                GO,
-                0,
-                pair(layout.number_at.into(), layout.knows_parked.into()),
-                0,
-                0,
-            ];
-            (entry, places)
-        }
-        Runtime::Tokio => {
-            let (layout, found) = tokio::inspect(target)?;
-            search = found.search;
-            let entry = [
-                0,
-                layout.context_before,
-                pair(TOKIO, layout.context_size),
-                0,
-                layout.number_at.into(),
-                0,
-                0,
-            ];
-            (entry, found.places)
-        }
-        _ => ([0, 0, LIBUV, 0, 0, 0, 0], libuv::inspect(target)?),
+/// What a program's probe is called; `None`: there is none for it.
+fn name_of(program: &Program) -> Option<&'static str> {
+    let is_hidden = || {
+        let file = std::fs::read_link(format!("/proc/{}/exe", program.pid));
+        file.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
-    Ok(Plan {
-        entry,
-        places,
-        search,
-    })
+    match plan::name_of(program.runtime) {
+        None if program.runtime == Runtime::Unknown && is_hidden() => Some("unknown"),
+        name => name,
+    }
 }
 
-fn refusal(error: &io::Error) -> String {
-    match error.kind() {
+fn refusal(error: &io::Error) -> Refusal {
+    Refusal::Never(match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "needs the capability SYS_PTRACE where users differ".to_owned()
         }
         _ => error.to_string(),
-    }
+    })
 }

@@ -16,6 +16,8 @@ pub(super) const SEARCHES: &str = "too few of its tasks have been seen yet";
 /// When they never will.
 pub(super) const FITS_NOT: &str = "its tasks do not look like those of a tokio that is known";
 
+/// How names of tokio's own begin, mangled in one way, and everybody's in the other.
+const NAMES: [&str; 2] = ["_ZN5tokio7runtime", "_R"];
 /// Bytes of a thread's context, which is looked at as far as this.
 const CONTEXT: std::ops::RangeInclusive<u64> = 32..=256;
 const MAX_CONTEXT: u64 = 128;
@@ -94,7 +96,7 @@ struct Context {
 fn functions_of(elf: &Elf) -> Result<(Functions, Context), &'static str> {
     let mut functions = Functions::default();
     let mut contexts = Vec::new();
-    let seen = elf.each_symbol(|symbol| {
+    let seen = elf.each_symbol(&NAMES, |symbol| {
         functions.add(symbol);
         if is_context(symbol)
             && let Some(before) = elf.before_block(symbol)
@@ -136,12 +138,7 @@ impl Functions {
                 .position(|part| part == path)?;
             symbol.name.get(at + path.len()..)
         };
-        // Every name is looked at: most are not worth a search.
-        let is_worth_it = |start: &[u8]| symbol.name.starts_with(start);
-        if !is_worth_it(b"_ZN5tokio7runtime") && !is_worth_it(b"_R") {
-            return;
-        }
-        let is_closure = is_worth_it(b"_RNC") || after("10spawn_task28_").is_some();
+        let is_closure = symbol.name.starts_with(b"_RNC") || after("10spawn_task28_").is_some();
         if after("5tokio7runtime8blocking4pool").is_some()
             && after("7Spawner10spawn_task").is_some()
             && !is_closure
@@ -195,6 +192,10 @@ fn number_at(
         let mut code = code.iter();
         code.any(|(start, end)| (*start..*end).contains(&word))
     };
+    let (Some(first), Some(last)) = (polls.first(), polls.last()) else {
+        return None;
+    };
+    let is_poll = |word: &u64| (first..=last).contains(&word) && polls.binary_search(word).is_ok();
     let mut found = None;
     let mut left = MAX_DATA;
     for (start, end) in data {
@@ -202,7 +203,7 @@ fn number_at(
         while at < *end && left > 0 {
             let words = memory.words(at, PIECE.min((*end - at) as usize) / 8);
             let places = words.iter().enumerate();
-            for (index, _) in places.filter(|(_, word)| polls.binary_search(word).is_ok()) {
+            for (index, _) in places.filter(|(_, word)| is_poll(word)) {
                 let table = memory.words(at + 8 * index as u64, FUNCTIONS.end() + 3);
                 let Some(number) = number_in(&table, is_code) else {
                     continue;
