@@ -10,7 +10,11 @@ use std::process::Command;
 use std::process::ExitStatus;
 
 const PRELOAD: &str = "src/app/shims/thread.c";
-const PRELOAD_PARTS: &[&str] = &["src/app/shims/loop.h", "src/app/shims/offered.h"];
+const PRELOAD_PARTS: &[&str] = &[
+    "src/app/shims/loop.h",
+    "src/app/shims/offered.h",
+    "src/app/shims/slots.h",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

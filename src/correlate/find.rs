@@ -46,8 +46,8 @@ pub struct Call<'a> {
     pub destination: &'a str,
     /// What a shim said.
     pub carried: Carried,
-    /// The port of the inbound connection that the sending thread was serving.
-    pub served: Option<u16>,
+    /// The port of the inbound connection that the sending thread was serving, and when.
+    pub served: Option<(u16, Moment)>,
     /// What the kernel says.
     pub witnesses: &'a [Witness],
     /// Somebody looks at the threads that send on its connection.
@@ -206,10 +206,11 @@ fn by_request_id(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
 
 /// The inbound requests that were passed on over the connection that the sending thread was serving.
 fn by_thread(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
-    let Some(port) = call.served else {
+    let Some((port, at)) = call.served else {
         return;
     };
-    let same = in_flight.matching(|inbound| inbound.port() == port);
+    // One that came later over the same connection is not meant.
+    let same = in_flight.matching(|inbound| inbound.was_on(port, at));
     evidence.unique(same, Method::Thread);
 }
 
@@ -217,7 +218,6 @@ fn by_thread(in_flight: &InFlight, call: &Call, evidence: &mut Evidence) {
 fn by_kernel(in_flight: &InFlight, call: &Call, method: Method, evidence: &mut Evidence) {
     let witnesses = call.witnesses.iter();
     for witness in witnesses.filter(|witness| witness.method == method) {
-        // One that came later over the same connection is not meant.
         let same = in_flight.matching(|inbound| inbound.was_on(witness.port, witness.at));
         evidence.unique(same, method);
     }

@@ -341,7 +341,7 @@ impl InFlight {
 }
 
 impl Inbound {
-    /// It goes to the program on the connection that was opened from this port. `at`: now, where the kernel is asked.
+    /// It goes to the program on the connection that was opened from this port. `at`: now, where threads are looked at.
     pub fn passed_on_from(&self, port: u16, at: Option<Moment>) {
         let since = at.map_or(0, |at| at.bits().max(1));
         self.since.store(since, Ordering::Release);

@@ -127,10 +127,12 @@ impl Exchange {
         self.times.connect = lease.timing;
         self.times.reused = lease.reused;
         if let Some(guard) = &self.guard {
-            let at = self.conn.worker.shared.kernel.get().map(|_| Moment::now());
+            let shared = &self.conn.worker.shared;
+            let is_watched = shared.evidence.is_some() || shared.kernel.get().is_some();
+            let at = is_watched.then(Moment::now);
             let (inbound, port) = (guard.inbound(), lease.peer.local.port());
             inbound.passed_on_from(port, at);
-            if let Some(pacer) = &self.conn.worker.shared.pacer {
+            if let Some(pacer) = &shared.pacer {
                 // Several share the other ones.
                 let alone = (!lease.is_http2()).then_some(inbound);
                 pacer.deliver(Side::Ours, port, alone);

@@ -133,7 +133,7 @@ pub struct Conn {
     pub snapshot: Arc<Snapshot>,
     /// The other end.
     pub peer: SocketAddr,
-    /// The latest number of its slot of evidence.
+    /// When its slot of evidence was written for the latest request, as the bits of a moment.
     pub evidence: AtomicU32,
     /// Our address on it; `None` unless somebody says who sends the program's calls.
     local: Option<SocketAddr>,

@@ -28,6 +28,7 @@ use crate::correlate::Witness;
 use crate::model::Kind;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
+use crate::net::kernel::Moment;
 use crate::propagation::Extraction;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
@@ -332,13 +333,14 @@ fn take_token<B>(conn: &Conn, request: &mut Request<B>) -> Carried {
     carried
 }
 
-/// The port of the inbound connection that the thread that sent this request was serving.
-fn served_by_sender(conn: &Conn) -> Option<u16> {
+/// The port of the inbound connection that the thread that sent this request was serving, and when.
+fn served_by_sender(conn: &Conn) -> Option<(u16, Moment)> {
     let evidence = conn.worker.shared.evidence.as_ref()?;
-    let sent = evidence.of(conn.peer.port(), conn.dialled()?.port())?;
+    let sent = evidence.of(conn.peer.port(), conn.dialled()?)?;
     // What was written for an earlier request says nothing about this one: it was sent unseen.
-    let is_new = conn.evidence.swap(sent.number, Ordering::Relaxed) != sent.number;
-    sent.inbound.filter(|_| is_new)
+    let at = sent.at.bits();
+    let is_new = conn.evidence.swap(at, Ordering::Relaxed) != at;
+    Some((sent.inbound.filter(|_| is_new)?, sent.at))
 }
 
 /// What the kernel says of the one that sent this request.

@@ -30,6 +30,7 @@ mod library_alone;
 mod limits;
 mod linking;
 mod linking_hostile;
+mod linking_slots;
 mod operations;
 mod pages;
 mod preload;

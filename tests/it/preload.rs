@@ -39,7 +39,7 @@ use crate::support::upstream::Upstream;
 
 /// Users of the sidecar and of the program, where the tests may choose.
 const USERS: (u32, u32) = (15606, 65534);
-const GREETING: &[u8] = b"pillion-evidence 1\n";
+const GREETING: &[u8] = b"pillion-evidence 2\n";
 
 /// A directory as pods share it, the ports of a pod, and what both sides talk to.
 struct Pod {
@@ -306,7 +306,7 @@ const STRANGERS: [(&str, Option<Stranger>); 9] = [
         Some(|program| {
             tell(
                 program,
-                b"pillion-evidence 2\n",
+                b"pillion-evidence 1\n",
                 &[memory(524_288, SealFlags::SHRINK)],
             );
         }),

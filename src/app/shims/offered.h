@@ -14,7 +14,7 @@
 #define LOOK_S 1
 #define LONGEST_S 32
 /* What Pillion says first, see src/net/evidence/offer.rs. */
-#define GREETING "pillion-evidence 1\n"
+#define GREETING "pillion-evidence 2\n"
 
 /* Old versions of glibc have it in a library of its own. */
 #pragma weak clock_gettime
@@ -74,7 +74,7 @@ static int receive_memory(void) {
       }
       fits &= files == 1;
     }
-    if (memory >= 0 && !(fits && syscall(SYS_lseek, memory, 0, SEEK_END) == (long)(PORTS * sizeof(slot)) &&
+    if (memory >= 0 && !(fits && syscall(SYS_lseek, memory, 0, SEEK_END) == (long)(SLOTS * sizeof(slot)) &&
                          syscall(SYS_fcntl, memory, F_GET_SEALS) > 0 &&
                          syscall(SYS_fcntl, memory, F_GET_SEALS) & F_SEAL_SHRINK)) {
       syscall(SYS_close, memory);
@@ -94,7 +94,7 @@ static void look(int64_t now) {
     int memory = same ? -1 : receive_memory();
     if (memory >= 0) {
       int flags = MAP_SHARED | (slots ? MAP_FIXED : 0);
-      void *map = mmap(slots, PORTS * sizeof(slot), PROT_READ | PROT_WRITE, flags, memory, 0);
+      void *map = mmap(slots, SLOTS * sizeof(slot), PROT_READ | PROT_WRITE, flags, memory, 0);
       syscall(SYS_close, memory);
       if (map != MAP_FAILED) {
         slots = map;

@@ -2,9 +2,9 @@
  * Which request is the thread that sends this call working on? Evidence of Pillion's layer `thread`, by LD_PRELOAD.
  *
  * A thread that reads an inbound connection with blocking calls works on that request until the first byte of its
- * response is written. What the same thread sends elsewhere in between, the request caused. Before bytes leave, the slot
- * of the connection's local port is written in memory that Pillion maps; nothing else is kept or sent. The memory is a
- * file, _PILLION_EVIDENCE=PATH, or offered at a socket, _PILLION_EVIDENCE=unix:PATH.
+ * response is written. What the same thread sends elsewhere in between, the request caused. Before bytes leave, a slot of
+ * the connection is written in memory that Pillion maps (slots.h); nothing else is kept or sent. The memory is a file,
+ * _PILLION_EVIDENCE=PATH, or offered at a socket, _PILLION_EVIDENCE=unix:PATH.
  *
  * loop.h has the rule for one kind of event loop. Unknown stays: what is read without blocking otherwise (other loops,
  * greenlets, virtual threads), calls that another thread sends, programs without a C library of their own (most of Go), io_uring and sendfile. Nothing here can fail a call of
@@ -34,12 +34,10 @@
 #pragma weak dlsym
 #pragma weak clock_gettime
 
-#define PORTS 65536
 #define MAX_FD 65536
 #define EXPORT __attribute__((visibility("default")))
 
-/* What Pillion maps: by local port of an outgoing connection, see src/net/evidence.rs. */
-typedef _Atomic uint64_t slot;
+#include "slots.h"
 
 enum role { UNKNOWN, INBOUND, OUTBOUND, OTHER };
 
@@ -51,8 +49,9 @@ struct request {
 /* A descriptor of ours. `request` counts up for each request read from an inbound one; 0 once its response begins. */
 struct connection {
   _Atomic uint8_t role, accepted;
-  _Atomic uint16_t local, remote;
+  _Atomic uint16_t remote;
   _Atomic uint32_t request;
+  struct places places;
   /* Below for loop.h. Inbound: calls without a response; it counts in `waiting` as long as there are none. */
   uint32_t open_calls;
   uint8_t is_counted;
@@ -70,7 +69,7 @@ static slot *_Atomic slots;
 static uint16_t app_port;
 static int at_work;
 static struct connection connections[MAX_FD];
-static _Atomic uint32_t requests, writes;
+static _Atomic uint32_t requests;
 
 /* The request that this thread works on. */
 static __thread __attribute__((tls_model("initial-exec"))) struct {
@@ -114,7 +113,7 @@ __attribute__((constructor)) static void start(void) {
   int saved = errno;
   int fd = open(file, O_RDWR | O_CLOEXEC);
   if (fd >= 0) {
-    void *map = mmap(NULL, PORTS * sizeof(slot), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *map = mmap(NULL, SLOTS * sizeof(slot), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map != MAP_FAILED) slots = map;
     at_work = map != MAP_FAILED;
     close(fd);
@@ -167,9 +166,9 @@ static enum role role(int fd, struct connection *c) {
       errno = saved;
       return UNKNOWN;
     }
-    c->local = port(&local);
     c->remote = port(&remote);
-    found = (app_port ? c->local == app_port : c->accepted) ? INBOUND : OUTBOUND;
+    c->places = places_of(port(&local), fold_of(&remote, port(&remote)));
+    found = (app_port ? port(&local) == app_port : c->accepted) ? INBOUND : OUTBOUND;
   } else {
     struct stat status = {0};
     c->is_file = syscall(SYS_fstat, fd, &status) == 0 && S_ISREG(status.st_mode);
@@ -210,10 +209,9 @@ static void will_write(int fd) {
   } else if (r == OUTBOUND) {
     slot *mapped = current();
     if (!mapped) return;
-    uint64_t owner = cause_in_loop(c);
+    uint16_t owner = cause_in_loop(c);
     if (mine.request && connections[mine.fd].request == mine.request) owner = connections[mine.fd].remote;
-    uint64_t evidence = owner << 48 | (uint64_t)c->remote << 32 | ++writes;
-    atomic_store_explicit(&mapped[c->local], evidence, memory_order_release);
+    say(mapped, c->places, owner);
   }
 }
 

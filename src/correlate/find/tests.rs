@@ -61,7 +61,7 @@ struct Given<'a> {
     extracted: Option<SpanContext>,
     destination: &'a str,
     carried: Carried,
-    served: Option<u16>,
+    served: Option<(u16, Moment)>,
     witnesses: Vec<Witness>,
     is_watched: bool,
     paced: Option<(Arc<Inbound>, f64)>,
@@ -288,13 +288,18 @@ fn a_thread_points_at_the_request_on_the_connection_it_serves() {
     let a = enter(&in_flight, 1, "/", "");
     let b = enter(&in_flight, 2, "/", "");
     a.inbound().passed_on_from(40_001, Some(Moment::now()));
+    let before = Moment::now();
+    while Moment::now() == before {}
     b.inbound().passed_on_from(40_002, Some(Moment::now()));
-    let call = |config: &Config, served| {
+    let served_at = |config: &Config, served| {
         let given = Given {
             served,
             ..Given::default()
         };
         outcome(config, &in_flight, &given)
+    };
+    let call = |config: &Config, port: Option<u16>| {
+        served_at(config, port.map(|port| (port, Moment::now())))
     };
     assert_eq!(call(&preload, Some(40_002)), (Some(2), "thread", "high", 1));
     assert_eq!(call(&preload, None), (None, "none", "none", 2));
@@ -307,6 +312,11 @@ fn a_thread_points_at_the_request_on_the_connection_it_serves() {
         call(&Config::default(), Some(40_002)),
         (None, "none", "none", 2),
         "off"
+    );
+    assert_eq!(
+        served_at(&preload, Some((40_002, before))),
+        (None, "none", "none", 2),
+        "what was served there before it"
     );
     let other_stream = enter(&in_flight, 3, "/", "");
     other_stream
@@ -525,13 +535,13 @@ fn threads_say_nothing_where_the_kernel_does_not_know_them() {
         let in_flight = of_class(class);
         let _a = enter(&in_flight, 1, "/", "");
         let b = enter(&in_flight, 2, "/", "");
-        b.inbound().passed_on_from(40_002, None);
+        b.inbound().passed_on_from(40_002, Some(Moment::now()));
         let preload = Config {
             preload: true,
             ..Config::default()
         };
         let given = Given {
-            served: Some(40_002),
+            served: Some((40_002, Moment::now())),
             ..Given::default()
         };
         assert_eq!(outcome(&preload, &in_flight, &given), expected, "{class:?}");

@@ -9,6 +9,9 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use std::time::Instant;
@@ -27,14 +30,15 @@ use pillion::model::SpanContext;
 use pillion::model::SpanId;
 use pillion::model::TraceId;
 use pillion::net::evidence::Evidence;
+use pillion::net::kernel::Moment;
 
 /// Lookups between two looks at the clock.
 const BATCH: u32 = 4;
 /// Batches of a line.
 const BATCHES: usize = 200_000;
-/// Of the call's connection.
-const LOCAL: u16 = 40_000;
-const REMOTE: u16 = 80;
+/// The call's connection. From port 0 the first place of its evidence is the fold of the remote address.
+const LOCAL: u16 = 0;
+const REMOTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 fn main() -> io::Result<()> {
     let evidence = Evidence::new()?;
@@ -51,12 +55,16 @@ fn main() -> io::Result<()> {
                     ..Arrival::default()
                 };
                 let guard = table.enter(0, arrival, Instant::now());
-                guard.inbound().passed_on_from(50_000 + number as u16, None);
+                let port = 50_000 + number as u16;
+                guard.inbound().passed_on_from(port, Some(Moment::now()));
                 guard
             })
             .collect();
-        let word = 50_001 << 48 | u64::from(REMOTE) << 32 | 7;
-        theirs.write_all_at(&u64::to_ne_bytes(word), 8 * u64::from(LOCAL))?;
+        let now = u64::from(Moment::now().bits());
+        for fold in 0..=u64::from(u16::MAX) {
+            let word = 50_001 << 48 | fold << 32 | now << 2 | 1;
+            theirs.write_all_at(&u64::to_ne_bytes(word), 8 * fold)?;
+        }
         let config = correlate::Config {
             preload: true,
             ..correlate::Config::default()
@@ -76,7 +84,7 @@ fn main() -> io::Result<()> {
                 extracted,
                 destination: "users.example",
                 carried: Carried::Nothing,
-                served: sent.and_then(|sent| sent.inbound),
+                served: sent.and_then(|sent| Some((sent.inbound?, sent.at))),
                 witnesses: &[],
                 is_watched: true,
                 paced: None,

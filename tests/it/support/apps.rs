@@ -81,6 +81,20 @@ pub(crate) fn commands(names: &[&str]) -> bool {
     missing.is_empty()
 }
 
+/// True when this build has the library of `pillion exec --preload`, or a skip.
+pub(crate) fn has_preload_library() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    scrub(&mut command);
+    let output = command.args(["shims", "--to"]).arg(dir.path()).output();
+    let has = dir.path().join("libpillion_thread.so").exists();
+    if !has {
+        assert!(output.unwrap().status.success());
+        skip("this build has no preload library: no C compiler");
+    }
+    has
+}
+
 /// A port below the range that the system gives out by itself, free at this moment.
 pub(crate) fn free_port() -> u16 {
     loop {
