@@ -187,7 +187,7 @@ fn describe<B>(conn: &Conn, span: &mut ActiveSpan, operation: &Operation, reques
     if let Role::Route { peer_service, .. } = &conn.listener.role
         && !peer_service.is_empty()
     {
-        span.set("service.peer.name", peer_service.clone());
+        span.set("service.peer.name", peer_service.as_str());
     }
 }
 

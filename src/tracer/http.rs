@@ -214,7 +214,7 @@ impl Conventions {
                 span.set("url.scheme", scheme);
                 self.server_request(span, uri, headers, noted.client, connection.peer);
             }
-            _ => span.set("url.full", self.full_url(uri, scheme, host)),
+            _ => span.set("url.full", self.cut(&self.full_url(uri, scheme, host))),
         }
         if let Some((address, port)) = host.and_then(split_host) {
             span.set("server.address", self.cut(address));
@@ -224,11 +224,11 @@ impl Conventions {
         }
         span.set("network.protocol.version", version_name(request.version()));
         if let Some(route) = &operation.route {
-            span.set("http.route", route.template.clone());
+            span.set("http.route", route.template.as_str());
         }
         if let Some(rpc_method) = &operation.rpc_method {
             span.set("rpc.system.name", "grpc");
-            span.set("rpc.method", rpc_method.clone());
+            span.set("rpc.method", rpc_method.as_str());
         }
         self.capture(span, &self.request_headers, headers);
         span.extend(&self.constants);
@@ -348,7 +348,7 @@ impl Conventions {
         }
     }
 
-    fn full_url(&self, uri: &Uri, scheme: &str, host: Option<&str>) -> Text {
+    fn full_url(&self, uri: &Uri, scheme: &str, host: Option<&str>) -> String {
         let host = redact::authority(host.unwrap_or_default());
         let mut url = String::with_capacity(scheme.len() + 4 + host.len() + uri.path().len() + 1);
         url.push_str(scheme);
@@ -359,7 +359,7 @@ impl Conventions {
             url.push('?');
             url.push_str(&self.redaction.query(query));
         }
-        self.cut(&url)
+        url
     }
 
     fn capture(&self, span: &mut ActiveSpan, wanted: &[CapturedHeader], headers: &HeaderMap) {
@@ -367,10 +367,10 @@ impl Conventions {
             let values: Vec<_> = headers
                 .get_all(name)
                 .iter()
-                .map(|value| self.cut(&String::from_utf8_lossy(value.as_bytes())))
+                .map(|value| Text::new(self.cut(&String::from_utf8_lossy(value.as_bytes()))))
                 .collect();
             if !values.is_empty() {
-                span.set_text(key.clone(), Value::StrList(values.into()));
+                span.set_text(key, Value::StrList(values.into()));
             }
         }
     }
@@ -394,11 +394,9 @@ impl Conventions {
     }
 
     /// At most `max_value_length` bytes of the text, cut at a character boundary.
-    fn cut(&self, text: &str) -> Text {
-        Text::new(
-            text.get(..text.floor_char_boundary(self.max_value_length))
-                .unwrap_or_default(),
-        )
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        text.get(..text.floor_char_boundary(self.max_value_length))
+            .unwrap_or_default()
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use crate::codec::otlp::SCOPE_NAME;
 use crate::codec::otlp::SCOPE_VERSION;
 use crate::codec::otlp::SERVICE_NAME;
+use crate::codec::otlp::pack;
 use crate::codec::otlp::wire::Wire;
 use crate::codec::otlp::wire::delimited_len;
 use crate::codec::otlp::wire::put_bytes;
@@ -144,7 +145,10 @@ pub fn encode_span(out: &mut Vec<u8>, span: &Span) {
     put_varint(out, kind_number(span.kind) as u64);
     put_fixed64(out, 7, span.start.0);
     put_fixed64(out, 8, span.end.0);
-    put_attributes(out, 9, &span.attributes);
+    match span.attributes.bytes() {
+        Some(packed) => out.extend_from_slice(packed),
+        None => put_attributes(out, pack::FIELD, &span.attributes),
+    }
     for event in &span.events {
         put_nested(out, 11, |out| {
             put_fixed64(out, 1, event.time.0);
@@ -204,12 +208,16 @@ fn put_status(out: &mut Vec<u8>, status: &Status) {
 
 fn put_attributes(out: &mut Vec<u8>, field: u32, attributes: &[Attribute]) {
     for attribute in attributes {
-        if !put_short(out, field, attribute) {
-            put_nested(out, field, |out| {
-                put_text(out, 1, &attribute.key);
-                put_nested(out, 2, |out| put_value(out, &attribute.value));
-            });
-        }
+        put_attribute(out, field, attribute);
+    }
+}
+
+pub(super) fn put_attribute(out: &mut Vec<u8>, field: u32, attribute: &Attribute) {
+    if !put_short(out, field, attribute) {
+        put_nested(out, field, |out| {
+            put_text(out, 1, &attribute.key);
+            put_nested(out, 2, |out| put_value(out, &attribute.value));
+        });
     }
 }
 
