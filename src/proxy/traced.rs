@@ -29,6 +29,7 @@ use crate::model::Kind;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::propagation::Extraction;
+use crate::propagation::Lines;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
@@ -52,13 +53,27 @@ use crate::tracer::ActiveSpan;
 use crate::tracer::Cause;
 use crate::tracer::Opening;
 use crate::tracer::Policy;
-use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
 use crate::tracer::http::Operation;
 
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers. `paced`:
 /// the request that caused it, by the gate before the program.
 pub(super) fn begin<B>(
+    conn: &Arc<Conn>,
+    request: &mut Request<B>,
+    slot: RequestSlot,
+    paced: Option<Verdict>,
+    start: Instant,
+) -> Box<Exchange> {
+    let exchange = begin_unwritten(conn, request, slot, paced, start);
+    if let Some(span) = &exchange.span {
+        inject(span, request);
+    }
+    exchange
+}
+
+/// Like [`begin`], but its trace headers are still to be written: see [`lines`].
+pub(super) fn begin_unwritten<B>(
     conn: &Arc<Conn>,
     request: &mut Request<B>,
     slot: RequestSlot,
@@ -121,7 +136,6 @@ pub(super) fn begin<B>(
         span.hold(operation, request);
     }
     let guard = shape.map(|shape| enter(conn, request, Some(span.context.clone()), shape, start));
-    inject(tracer, &span, request);
     let is_recording = span.is_recording();
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
@@ -264,10 +278,23 @@ fn labels_of<B>(conn: &Conn, request: &Request<B>) -> RequestLabels {
 }
 
 /// A tunnel's bytes are not ours to change: CONNECT gets a span but no headers.
-fn inject<B>(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<B>) {
+fn inject<B>(span: &ActiveSpan, request: &mut Request<B>) {
     if request.method() != Method::CONNECT {
-        tracer.inject(&span.context, request.headers_mut());
+        span.tracer().inject(&span.context, request.headers_mut());
     }
+}
+
+/// The trace headers of a request that goes out as text. `None`: it has those it is to have, maybe since now.
+pub(super) fn lines<'a, B>(exchange: &'a Exchange, request: &mut Request<B>) -> Option<Lines<'a>> {
+    let span = exchange.span.as_ref()?;
+    let lines = span
+        .tracer()
+        .propagator
+        .lines(&span.context, request.headers());
+    if lines.is_none() {
+        inject(span, request);
+    }
+    lines
 }
 
 fn policy_of(conn: &Conn, extraction: &Extraction, now: Instant) -> Policy {

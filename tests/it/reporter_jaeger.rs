@@ -217,7 +217,8 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
             "http.request.header.x-a",
             Value::StrList(["1".into(), "2".into()].into()),
         ),
-    ].into();
+    ]
+    .into();
     server.events = vec![Event {
         time: Timestamp(start + 1_000),
         name: "retry".into(),

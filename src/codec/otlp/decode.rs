@@ -323,7 +323,10 @@ pub(super) fn status_from(code: u64, description: Text) -> Status {
 }
 
 /// `Ok(None)`: a key without a value.
-pub(super) fn attribute(bytes: &[u8], budget: &mut Budget) -> Result<Option<Attribute>, DecodeError> {
+pub(super) fn attribute(
+    bytes: &[u8],
+    budget: &mut Budget,
+) -> Result<Option<Attribute>, DecodeError> {
     budget.part()?;
     let (mut key, mut value) = (Text::default(), None);
     let mut reader = Reader::new(bytes);

@@ -55,7 +55,11 @@ impl Pack for i64 {
     #[inline(always)]
     fn pack(self, key: &str, out: &mut Vec<u8>) {
         // Three bytes hold every port and status.
-        let (low, middle, high) = (self as u8 & 0x7f, (self >> 7) as u8 & 0x7f, (self >> 14) as u8);
+        let (low, middle, high) = (
+            self as u8 & 0x7f,
+            (self >> 7) as u8 & 0x7f,
+            (self >> 14) as u8,
+        );
         let value: &[u8] = match self {
             0..0x80 => &[delimited(2), 2, varint(3), low],
             0x80..0x4000 => &[delimited(2), 3, varint(3), low | 0x80, middle],
@@ -225,7 +229,10 @@ mod tests {
                 key: key.into(),
                 value: value.clone(),
             };
-            let (before, behind) = (Attribute::new("before", "x"), Attribute::new("behind", true));
+            let (before, behind) = (
+                Attribute::new("before", "x"),
+                Attribute::new("behind", true),
+            );
             for attribute in [&before, &attribute, &behind] {
                 put_attribute(&mut general, FIELD, attribute);
             }
@@ -248,8 +255,20 @@ mod tests {
             });
         }
         for number in [
-            0, 1, 127, 128, 200, 8080, 16_383, 16_384, 65_535, 2_097_151, 2_097_152, -1,
-            i64::MIN, i64::MAX,
+            0,
+            1,
+            127,
+            128,
+            200,
+            8080,
+            16_383,
+            16_384,
+            65_535,
+            2_097_151,
+            2_097_152,
+            -1,
+            i64::MIN,
+            i64::MAX,
         ] {
             check(Value::I64(number), |key, out| number.pack(key, out));
         }
