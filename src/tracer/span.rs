@@ -51,14 +51,10 @@ struct Recording {
     status: Status,
 }
 
-/// Bytes of attributes for which there is room from the beginning: nearly every span has fewer, and the C library hands
-/// out a kilobyte by a shorter way than more.
-const ROOM: usize = 1024;
-
 impl Recording {
     fn boxed() -> Box<Self> {
         Box::new(Self {
-            attributes: Vec::with_capacity(ROOM),
+            attributes: Attributes::buffer(),
             ..Self::default()
         })
     }
