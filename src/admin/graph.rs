@@ -313,7 +313,8 @@ mod tests {
         call.attributes = vec![
             Attribute::new("server.address", "db"),
             Attribute::new("server.port", 5432),
-        ];
+        ]
+        .into();
         let nameless = place(3, 1, "web", Kind::Client, 50);
         let graph = build(&[trace(vec![
             place(1, 0, "web", Kind::Server, 100),
@@ -334,7 +335,8 @@ mod tests {
                 Attribute::new("server.address", "db"),
                 Attribute::new("pillion.link.method", method),
                 Attribute::new("pillion.link.confidence", confidence),
-            ];
+            ]
+            .into();
             call
         };
         let mut spans = vec![

@@ -216,7 +216,8 @@ mod tests {
             Attribute::new("http.response.status_code", 503),
             Attribute::new("retried", true),
             Attribute::new("names", Value::StrList(["a".into(), "b".into()].into())),
-        ];
+        ]
+        .into();
         serve.events = vec![Event {
             time: Timestamp(3_000),
             name: "exception".into(),

@@ -54,7 +54,8 @@ pub(crate) fn full_span() -> Span {
                 "list",
                 Value::StrList(["a".into(), "b".into(), "".into()].into()),
             ),
-        ],
+        ]
+        .into(),
         events: vec![Event {
             time: Timestamp(1_795_165_654_108_255_538),
             name: Text::new_static("step\nwith a line break"),
@@ -93,7 +94,7 @@ pub(crate) fn bare_span() -> Span {
         kind: Kind::Internal,
         start: Timestamp(1),
         end: Timestamp(1),
-        attributes: Vec::new(),
+        attributes: Vec::new().into(),
         events: Vec::new(),
         links: Vec::new(),
         status: Status::Unset,

@@ -3,6 +3,9 @@
 //!
 //! The reload class comes from the word after `Reload:` in a field's documentation, so that the text people read and
 //! the program's behaviour cannot part.
+//!
+//! The schema is made from the structs in debug builds; a release has it as the text that a debug build wrote, instead of
+//! half a megabyte of code that makes it.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -56,6 +59,18 @@ pub(crate) enum Shape {
     Choice,
 }
 
+fn made() -> Value {
+    let mut root = schemars::schema_for!(Config).to_value();
+    if let Some(root) = root.as_object_mut() {
+        root.insert("title".to_owned(), Value::from("Pillion"));
+    }
+    root
+}
+
+fn written() -> Value {
+    serde_json::from_str(include_str!("../../config/schema.json")).unwrap_or_default()
+}
+
 /// The schema as a tree to look things up in.
 #[derive(Debug)]
 pub(crate) struct Schema {
@@ -66,12 +81,11 @@ impl Schema {
     /// The one schema of this program.
     pub(crate) fn get() -> &'static Self {
         static SCHEMA: OnceLock<Schema> = OnceLock::new();
-        SCHEMA.get_or_init(|| {
-            let mut root = schemars::schema_for!(Config).to_value();
-            if let Some(root) = root.as_object_mut() {
-                root.insert("title".to_owned(), Value::from("Pillion"));
-            }
-            Schema { root }
+        SCHEMA.get_or_init(|| Schema {
+            root: match cfg!(debug_assertions) {
+                true => made(),
+                false => written(),
+            },
         })
     }
 
@@ -237,6 +251,14 @@ fn stated(schema: &Value) -> Option<Reload> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_has_the_schema_that_is_made_here() {
+        assert!(
+            written() == made(),
+            "stale: run `cargo run -- schema > config/schema.json`"
+        );
+    }
 
     #[test]
     fn shapes_and_classes_are_read_from_the_schema() {

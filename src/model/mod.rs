@@ -4,6 +4,7 @@
 //! OpenTelemetry data model; Jaeger's words (tag, log, process) appear only inside the Jaeger codecs.
 
 mod addr;
+mod attributes;
 mod context;
 mod id;
 mod secret;
@@ -12,6 +13,7 @@ mod units;
 
 pub use addr::AddrError;
 pub use addr::HostPort;
+pub use attributes::Attributes;
 pub use context::{Baggage, BaggageItem, Carried, SamplingState, SpanContext, TraceState};
 pub use id::{Hex, SpanId, TraceId};
 pub use secret::Secret;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::Attributes;
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::SpanId;
@@ -147,7 +148,7 @@ pub struct Span {
     /// Last edge; never before `start`.
     pub end: Timestamp,
     /// Attributes, unique keys.
-    pub attributes: Vec<Attribute>,
+    pub attributes: Attributes,
     /// Events in time order.
     pub events: Vec<Event>,
     /// Links, at most a handful.

@@ -64,19 +64,30 @@ impl Format for B3 {
     }
 
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
-        let state: &[u8] = match context.state {
-            SamplingState::Accept => b"-1",
-            SamplingState::Reject => b"-0",
-            SamplingState::Debug => b"-d",
-            SamplingState::Defer => b"",
-        };
-        Line::new()
-            .push_trace_id(context.trace_id)
-            .push(b"-")
-            .push(context.span_id.hex().as_bytes())
-            .push(state)
-            .put(&SINGLE, headers);
+        line_of(context).put(&SINGLE, headers);
     }
+
+    fn line(&self) -> Option<Option<&'static HeaderName>> {
+        Some(Some(&SINGLE))
+    }
+
+    fn put_line(&self, context: &SpanContext, out: &mut Vec<u8>) {
+        out.extend_from_slice(line_of(context).bytes());
+    }
+}
+
+fn line_of(context: &SpanContext) -> Line {
+    let state: &[u8] = match context.state {
+        SamplingState::Accept => b"-1",
+        SamplingState::Reject => b"-0",
+        SamplingState::Debug => b"-d",
+        SamplingState::Defer => b"",
+    };
+    Line::new()
+        .push_trace_id(context.trace_id)
+        .push(b"-")
+        .push(context.span_id.hex().as_bytes())
+        .push(state)
 }
 
 /// Reads the single header, or the multiple ones when it is absent or malformed.

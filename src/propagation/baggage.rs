@@ -82,6 +82,10 @@ impl Format for W3cBaggage {
 
     fn inject(&self, _context: &SpanContext, _headers: &mut HeaderMap) {}
 
+    fn line(&self) -> Option<Option<&'static HeaderName>> {
+        Some(None)
+    }
+
     fn inject_baggage(&self, items: &[BaggageItem], headers: &mut HeaderMap) {
         if headers.contains_key(&BAGGAGE) {
             return;

@@ -88,20 +88,15 @@ impl Format for Jaeger {
     }
 
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
-        let flags = match context.state {
-            SamplingState::Reject | SamplingState::Defer => b'0',
-            // `b` (debug, sampled, firehose) is no decimal digit: Go's clients would refuse the whole header.
-            SamplingState::Debug => b'3',
-            SamplingState::Accept if context.firehose => b'9',
-            SamplingState::Accept => b'1',
-        };
-        Line::new()
-            .push_trace_id(context.trace_id)
-            .push(b":")
-            .push(context.span_id.hex().as_bytes())
-            .push(b":0:")
-            .push(&[flags])
-            .put(&UBER_TRACE_ID, headers);
+        line_of(context).put(&UBER_TRACE_ID, headers);
+    }
+
+    fn line(&self) -> Option<Option<&'static HeaderName>> {
+        Some(Some(&UBER_TRACE_ID))
+    }
+
+    fn put_line(&self, context: &SpanContext, out: &mut Vec<u8>) {
+        out.extend_from_slice(line_of(context).bytes());
     }
 
     fn inject_baggage(&self, items: &[BaggageItem], headers: &mut HeaderMap) {
@@ -121,6 +116,22 @@ impl Format for Jaeger {
             }
         }
     }
+}
+
+fn line_of(context: &SpanContext) -> Line {
+    let flags = match context.state {
+        SamplingState::Reject | SamplingState::Defer => b'0',
+        // `b` (debug, sampled, firehose) is no decimal digit: Go's clients would refuse the whole header.
+        SamplingState::Debug => b'3',
+        SamplingState::Accept if context.firehose => b'9',
+        SamplingState::Accept => b'1',
+    };
+    Line::new()
+        .push_trace_id(context.trace_id)
+        .push(b":")
+        .push(context.span_id.hex().as_bytes())
+        .push(b":0:")
+        .push(&[flags])
 }
 
 /// `{32}:{16}:{16}:{2}` digits.

@@ -25,6 +25,7 @@ mod eagleeye;
 mod google;
 mod items;
 mod jaeger;
+mod lines;
 mod opencensus;
 mod ottrace;
 mod pinpoint;
@@ -39,6 +40,7 @@ mod xray;
 pub use caller::Caller;
 pub use config::{Config, Name, UnknownFormat};
 pub use items::Items;
+pub use lines::Lines;
 pub use propagator::{Extraction, FormatList, Propagator};
 
 /// Every format there is, in the order in which reference pages list them. At most 32.
@@ -112,6 +114,15 @@ pub trait Format: Sync {
     /// Writes ids and decision, replacing every header of [`Format::writes`]. `Defer` is written as absent where the
     /// format has a word for it, else as not sampled: decide first.
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap);
+
+    /// The one header that [`Format::inject`] writes for a context without trace state, where [`Format::put_line`] can
+    /// say it; the others of [`Format::writes`] it removes. Inside: none at all. `None`: it can only be asked to inject.
+    fn line(&self) -> Option<Option<&'static HeaderName>> {
+        None
+    }
+
+    /// Appends the value of [`Format::line`].
+    fn put_line(&self, _context: &SpanContext, _out: &mut Vec<u8>) {}
 
     /// Like [`Format::inject`], for formats that name the caller.
     fn inject_by(&self, _caller: &Caller, context: &SpanContext, headers: &mut HeaderMap) {

@@ -18,7 +18,9 @@ use crate::propagation::Extracted;
 use crate::propagation::Format;
 use crate::propagation::Found;
 use crate::propagation::Items;
+use crate::propagation::Lines;
 use crate::propagation::Name;
+use crate::propagation::lines::Lined;
 use crate::propagation::owns;
 
 /// Names of formats; no allocation for up to four.
@@ -55,6 +57,7 @@ pub struct Propagator {
     beginnings: [bool; 1024],
     caller: Caller,
     names_endpoint: bool,
+    lined: Option<Lined>,
 }
 
 impl Propagator {
@@ -75,6 +78,7 @@ impl Propagator {
             }
         }
         let beginnings = beginnings(&all);
+        let lined = Lined::of(&inject, writes.iter().chain(&stale).copied());
         Self {
             names_endpoint: inject.iter().any(|format| format.names_endpoint()),
             is_split: is_split(&extract),
@@ -85,6 +89,7 @@ impl Propagator {
             stale,
             beginnings,
             caller: Caller::default(),
+            lined,
         }
     }
 
@@ -154,6 +159,12 @@ impl Propagator {
         for format in &self.inject {
             format.inject_baggage(items, headers);
         }
+    }
+
+    /// What [`Propagator::inject`] would do to these headers, as lines that stand for every field of their names. `None`:
+    /// it would do more than that.
+    pub fn lines<'a>(&'a self, context: &'a SpanContext, headers: &HeaderMap) -> Option<Lines<'a>> {
+        self.lined.as_ref()?.lines(context, headers)
     }
 
     /// Removes the ids and decisions of every format that is read, for a caller who is not believed: what would pass

@@ -59,22 +59,33 @@ impl Format for TraceContext {
     }
 
     fn inject(&self, context: &SpanContext, headers: &mut HeaderMap) {
-        let sampled = if context.state.is_sampled() {
-            SAMPLED
-        } else {
-            0
-        };
-        let random = if context.random { RANDOM } else { 0 };
-        Line::new()
-            .push(b"00-")
-            .push(context.trace_id.hex().as_bytes())
-            .push(b"-")
-            .push(context.span_id.hex().as_bytes())
-            .push(b"-0")
-            .push(&[b'0' + (sampled | random)])
-            .put(&TRACEPARENT, headers);
+        line_of(context).put(&TRACEPARENT, headers);
         write_tracestate(context.trace_state.as_str(), headers);
     }
+
+    fn line(&self) -> Option<Option<&'static HeaderName>> {
+        Some(Some(&TRACEPARENT))
+    }
+
+    fn put_line(&self, context: &SpanContext, out: &mut Vec<u8>) {
+        out.extend_from_slice(line_of(context).bytes());
+    }
+}
+
+fn line_of(context: &SpanContext) -> Line {
+    let sampled = if context.state.is_sampled() {
+        SAMPLED
+    } else {
+        0
+    };
+    let random = if context.random { RANDOM } else { 0 };
+    Line::new()
+        .push(b"00-")
+        .push(context.trace_id.hex().as_bytes())
+        .push(b"-")
+        .push(context.span_id.hex().as_bytes())
+        .push(b"-0")
+        .push(&[b'0' + (sampled | random)])
 }
 
 fn parse(value: &[u8]) -> Option<SpanContext> {

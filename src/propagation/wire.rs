@@ -65,7 +65,8 @@ impl Line {
         }
     }
 
-    pub(super) fn push(&mut self, part: &[u8]) -> &mut Self {
+    #[inline(always)]
+    pub(super) fn push(mut self, part: &[u8]) -> Self {
         let end = self.len + part.len();
         debug_assert!(end <= Self::CAPACITY);
         if let Some(place) = self.bytes.get_mut(self.len..end) {
@@ -76,7 +77,8 @@ impl Line {
     }
 
     /// Writes the trace id as its peers know it: 16 digits when it is a 64-bit id, else 32.
-    pub(super) fn push_trace_id(&mut self, id: TraceId) -> &mut Self {
+    #[inline(always)]
+    pub(super) fn push_trace_id(self, id: TraceId) -> Self {
         if id.high() == 0 {
             self.push(id.low_hex().as_bytes())
         } else {
@@ -84,9 +86,13 @@ impl Line {
         }
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// Puts the line into the headers in place of every value of that name.
     pub(super) fn put(&self, name: &'static HeaderName, headers: &mut HeaderMap) {
-        put(name, &self.bytes[..self.len], headers);
+        put(name, self.bytes(), headers);
     }
 }
 

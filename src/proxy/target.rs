@@ -24,7 +24,7 @@ use crate::proxy::listener::Role;
 use crate::proxy::redirect;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::TlsTarget;
-use crate::tracer::http::is_grpc;
+use crate::tracer::Glance;
 
 /// Where one request goes.
 pub(super) struct Target {
@@ -254,7 +254,8 @@ fn absolute<B>(request: &Request<B>, tls: &Arc<ClientTls>) -> Result<Target, Pro
 }
 
 fn mirrors_http2<B>(conn: &Conn, request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_2 && (conn.scheme == "http" || is_grpc(request.headers()))
+    request.version() == Version::HTTP_2
+        && (conn.scheme == "http" || Glance::of(request.headers()).is_grpc())
 }
 
 fn plain(to: HostPort, http2: bool) -> Destination {

@@ -30,6 +30,7 @@ use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::net::kernel::Moment;
 use crate::propagation::Extraction;
+use crate::propagation::Lines;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
@@ -51,9 +52,9 @@ use crate::telemetry::metrics::RequestLabels;
 use crate::telemetry::metrics::RouteId;
 use crate::tracer::ActiveSpan;
 use crate::tracer::Cause;
+use crate::tracer::Glance;
 use crate::tracer::Opening;
 use crate::tracer::Policy;
-use crate::tracer::Tracer;
 use crate::tracer::http::Connection;
 use crate::tracer::http::Operation;
 
@@ -66,22 +67,38 @@ pub(super) fn begin<B>(
     paced: Option<Verdict>,
     start: Instant,
 ) -> Box<Exchange> {
+    let exchange = begin_unwritten(conn, request, slot, paced, start);
+    if let Some(span) = &exchange.span {
+        inject(span, request);
+    }
+    exchange
+}
+
+/// Like [`begin`], but its trace headers are still to be written: see [`lines`].
+pub(super) fn begin_unwritten<B>(
+    conn: &Arc<Conn>,
+    request: &mut Request<B>,
+    slot: RequestSlot,
+    paced: Option<Verdict>,
+    start: Instant,
+) -> Box<Exchange> {
     let kind = forward::kind(&conn.listener.role);
     let carried = match kind {
         Kind::Client => take_token(conn, request),
         _ => Carried::Nothing,
     };
     let mut labels = labels_of(conn, request);
-    let tracer = conn
-        .snapshot
-        .tracer
-        .as_ref()
-        .filter(|tracer| !tracer.conventions.ignores(request.uri(), request.headers()));
+    let tracer = conn.snapshot.tracer.as_ref();
+    let mut glance = match tracer {
+        Some(_) => Glance::of(request.headers()),
+        None => Glance::default(),
+    };
+    let tracer = tracer.filter(|tracer| !tracer.conventions.ignores(request.uri(), &glance));
     let Some(tracer) = tracer else {
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
         if kind == Kind::Server && conn.snapshot.tracer.is_some() {
             // A probe may call out too: its calls must not be taken for another request's.
-            let guard = enter(conn, request, None, Shape::NONE, start);
+            let guard = enter(conn, request, None, (Shape::NONE, true), start);
             exchange.guard = Some(guard);
         }
         return exchange;
@@ -89,7 +106,7 @@ pub(super) fn begin<B>(
     let extraction = tracer.propagator.extract(request.headers());
     count_extraction(conn, &extraction);
     let conventions = &tracer.conventions;
-    let operation = conventions.operation(kind, request.method(), request.uri(), request.headers());
+    let operation = conventions.operation(kind, request.method(), request.uri(), &glance);
     labels.route = operation
         .route
         .as_ref()
@@ -99,6 +116,7 @@ pub(super) fn begin<B>(
             let policy = policy_of(conn, &extraction, start);
             if matches!(policy, Policy::Restart | Policy::Ignore) {
                 tracer.propagator.forget(request.headers_mut());
+                glance = Glance::of(request.headers());
             }
             tracer.start_server(&extraction, policy, opening(&operation, request), start)
         }
@@ -117,12 +135,15 @@ pub(super) fn begin<B>(
         shapes.of(request.method(), "", path)
     });
     if span.is_recording() {
-        describe(conn, &mut span, &operation, request);
+        describe(conn, &mut span, &operation, (request, &glance));
     } else {
         span.hold(operation, request);
     }
-    let guard = shape.map(|shape| enter(conn, request, Some(span.context.clone()), shape, start));
-    inject(tracer, &span, request);
+    let may_have_ids = glance.may_have_ids;
+    let guard = shape.map(|shape| {
+        let context = Some(span.context.clone());
+        enter(conn, request, context, (shape, may_have_ids), start)
+    });
     let is_recording = span.is_recording();
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
@@ -172,7 +193,12 @@ fn pace<B>(
 }
 
 /// Puts on a span what is known when the request's head has arrived.
-fn describe<B>(conn: &Conn, span: &mut ActiveSpan, operation: &Operation, request: &Request<B>) {
+fn describe<B>(
+    conn: &Conn,
+    span: &mut ActiveSpan,
+    operation: &Operation,
+    (request, glance): (&Request<B>, &Glance<'_>),
+) {
     let kind = forward::kind(&conn.listener.role);
     let to = rewritten_host(conn);
     let connection = Connection {
@@ -184,11 +210,11 @@ fn describe<B>(conn: &Conn, span: &mut ActiveSpan, operation: &Operation, reques
     let tracer = span.tracer().clone();
     tracer
         .conventions
-        .request(span, operation, request, connection);
+        .request(span, operation, (request, glance), connection);
     if let Role::Route { peer_service, .. } = &conn.listener.role
         && !peer_service.is_empty()
     {
-        span.set("service.peer.name", peer_service.clone());
+        span.set("service.peer.name", peer_service.as_str());
     }
 }
 
@@ -204,7 +230,8 @@ pub(super) fn keep(
         return false;
     };
     if let Some((operation, request)) = late.request() {
-        describe(conn, span, &operation, &request);
+        let glance = Glance::of(request.headers());
+        describe(conn, span, &operation, (&request, &glance));
     }
     let tracer = span.tracer().clone();
     tracer.conventions.kept(span, *late, status);
@@ -265,10 +292,23 @@ fn labels_of<B>(conn: &Conn, request: &Request<B>) -> RequestLabels {
 }
 
 /// A tunnel's bytes are not ours to change: CONNECT gets a span but no headers.
-fn inject<B>(tracer: &Tracer, span: &ActiveSpan, request: &mut Request<B>) {
+fn inject<B>(span: &ActiveSpan, request: &mut Request<B>) {
     if request.method() != Method::CONNECT {
-        tracer.inject(&span.context, request.headers_mut());
+        span.tracer().inject(&span.context, request.headers_mut());
     }
+}
+
+/// The trace headers of a request that goes out as text. `None`: it has those it is to have, maybe since now.
+pub(super) fn lines<'a, B>(exchange: &'a Exchange, request: &mut Request<B>) -> Option<Lines<'a>> {
+    let span = exchange.span.as_ref()?;
+    let lines = span
+        .tracer()
+        .propagator
+        .lines(&span.context, request.headers());
+    if lines.is_none() {
+        inject(span, request);
+    }
+    lines
 }
 
 fn policy_of(conn: &Conn, extraction: &Extraction, now: Instant) -> Policy {
@@ -297,19 +337,22 @@ fn enter<B>(
     conn: &Conn,
     request: &mut Request<B>,
     context: Option<SpanContext>,
-    operation: Shape,
+    (operation, may_have_ids): (Shape, bool),
     start: Instant,
 ) -> InboundGuard {
     let (in_flight, layers) = (&conn.worker.shared.in_flight, &conn.snapshot.correlate);
+    let none = HeaderMap::new();
+    let headers = match may_have_ids {
+        true => request.headers(),
+        false => &none,
+    };
     let values = match context.is_some() && layers.values {
-        true => in_flight
-            .fingerprints
-            .inbound(request.uri(), request.headers()),
+        true => in_flight.fingerprints.inbound(request.uri(), headers),
         false => Values::default(),
     };
     let arrival = Arrival {
         context,
-        request_id: request.headers().get(correlate::REQUEST_ID).cloned(),
+        request_id: headers.get(correlate::REQUEST_ID).cloned(),
         values,
         operation,
     };

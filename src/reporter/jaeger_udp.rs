@@ -245,7 +245,7 @@ mod tests {
             .iter()
             .map(|size| {
                 let mut span = full_span();
-                span.attributes = vec![Attribute::new("filler", "x".repeat(*size))];
+                span.attributes = vec![Attribute::new("filler", "x".repeat(*size))].into();
                 jaeger::span_of(&span)
             })
             .collect()

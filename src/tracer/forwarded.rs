@@ -31,12 +31,6 @@ impl<'a> Noted<'a> {
     /// Reads the headers; what `Forwarded` does not say, `X-Forwarded-*` may.
     pub(super) fn of(headers: &'a HeaderMap) -> Self {
         let mut noted = Self::default();
-        // Most requests have none of them: one look over the names costs less than four searches.
-        let is_ours =
-            |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || *name == FORWARDED;
-        if !headers.keys().any(is_ours) {
-            return noted;
-        }
         if let Some(forwarded) = text(headers, &FORWARDED) {
             for pair in first(forwarded, ',').split(';') {
                 let Some((name, value)) = pair.split_once('=') else {

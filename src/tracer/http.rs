@@ -25,6 +25,7 @@ use crate::model::Value;
 use crate::telemetry::metrics::Metrics;
 use crate::tracer::ActiveSpan;
 use crate::tracer::Config;
+use crate::tracer::Glance;
 use crate::tracer::Redaction;
 use crate::tracer::Route;
 use crate::tracer::RouteError;
@@ -134,9 +135,9 @@ impl Conventions {
     }
 
     /// True for requests that get no span: probes, and what the operator named.
-    pub fn ignores(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+    pub fn ignores(&self, uri: &Uri, glance: &Glance<'_>) -> bool {
         let by_agent = !self.ignore_user_agents.is_empty()
-            && headers.get(header::USER_AGENT).is_some_and(|agent| {
+            && glance.user_agent.is_some_and(|agent| {
                 self.ignore_user_agents
                     .iter()
                     .any(|prefix| agent.as_bytes().starts_with(prefix.as_bytes()))
@@ -150,10 +151,10 @@ impl Conventions {
         kind: Kind,
         method: &Method,
         uri: &Uri,
-        headers: &HeaderMap,
+        glance: &Glance<'_>,
     ) -> Operation {
         let word = known_method(method);
-        if is_grpc(headers)
+        if glance.is_grpc()
             && let Some(rpc_method) = self.rpc_name(uri.path())
         {
             return Operation {
@@ -184,7 +185,7 @@ impl Conventions {
         &self,
         span: &mut ActiveSpan,
         operation: &Operation,
-        request: &Request<B>,
+        (request, glance): (&Request<B>, &Glance<'_>),
         connection: Connection<'_>,
     ) {
         if !span.is_recording() {
@@ -203,18 +204,21 @@ impl Conventions {
                 _ => "http",
             });
         let noted = match connection.kind {
-            Kind::Server => Noted::of(headers),
+            Kind::Server if glance.is_forwarded => Noted::of(headers),
             _ => Noted::default(),
         };
         let scheme = noted.scheme.unwrap_or(scheme);
         let host = connection.to.or(noted.host);
-        let host = host.or_else(|| host_of(uri, headers));
+        let host = host.or_else(|| match uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => glance.host_text(),
+        });
         match connection.kind {
             Kind::Server => {
                 span.set("url.scheme", scheme);
-                self.server_request(span, uri, headers, noted.client, connection.peer);
+                self.server_request(span, uri, glance, noted.client, connection.peer);
             }
-            _ => span.set("url.full", self.full_url(uri, scheme, host)),
+            _ => span.set("url.full", self.cut(&self.full_url(uri, scheme, host))),
         }
         if let Some((address, port)) = host.and_then(split_host) {
             span.set("server.address", self.cut(address));
@@ -224,11 +228,11 @@ impl Conventions {
         }
         span.set("network.protocol.version", version_name(request.version()));
         if let Some(route) = &operation.route {
-            span.set("http.route", route.template.clone());
+            span.set("http.route", route.template.as_str());
         }
         if let Some(rpc_method) = &operation.rpc_method {
             span.set("rpc.system.name", "grpc");
-            span.set("rpc.method", rpc_method.clone());
+            span.set("rpc.method", rpc_method.as_str());
         }
         self.capture(span, &self.request_headers, headers);
         span.extend(&self.constants);
@@ -324,7 +328,7 @@ impl Conventions {
         &self,
         span: &mut ActiveSpan,
         uri: &Uri,
-        headers: &HeaderMap,
+        glance: &Glance<'_>,
         client: Option<IpAddr>,
         peer: Option<SocketAddr>,
     ) {
@@ -340,15 +344,12 @@ impl Conventions {
             span.set("network.peer.address", address);
             span.set("network.peer.port", i64::from(peer.port()));
         }
-        if let Some(agent) = headers
-            .get(header::USER_AGENT)
-            .and_then(|agent| agent.to_str().ok())
-        {
+        if let Some(agent) = glance.user_agent.and_then(|agent| agent.to_str().ok()) {
             span.set("user_agent.original", self.cut(agent));
         }
     }
 
-    fn full_url(&self, uri: &Uri, scheme: &str, host: Option<&str>) -> Text {
+    fn full_url(&self, uri: &Uri, scheme: &str, host: Option<&str>) -> String {
         let host = redact::authority(host.unwrap_or_default());
         let mut url = String::with_capacity(scheme.len() + 4 + host.len() + uri.path().len() + 1);
         url.push_str(scheme);
@@ -359,7 +360,7 @@ impl Conventions {
             url.push('?');
             url.push_str(&self.redaction.query(query));
         }
-        self.cut(&url)
+        url
     }
 
     fn capture(&self, span: &mut ActiveSpan, wanted: &[CapturedHeader], headers: &HeaderMap) {
@@ -367,10 +368,10 @@ impl Conventions {
             let values: Vec<_> = headers
                 .get_all(name)
                 .iter()
-                .map(|value| self.cut(&String::from_utf8_lossy(value.as_bytes())))
+                .map(|value| Text::new(self.cut(&String::from_utf8_lossy(value.as_bytes()))))
                 .collect();
             if !values.is_empty() {
-                span.set_text(key.clone(), Value::StrList(values.into()));
+                span.set_text(key, Value::StrList(values.into()));
             }
         }
     }
@@ -394,20 +395,10 @@ impl Conventions {
     }
 
     /// At most `max_value_length` bytes of the text, cut at a character boundary.
-    fn cut(&self, text: &str) -> Text {
-        Text::new(
-            text.get(..text.floor_char_boundary(self.max_value_length))
-                .unwrap_or_default(),
-        )
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        text.get(..text.floor_char_boundary(self.max_value_length))
+            .unwrap_or_default()
     }
-}
-
-/// `application/grpc` and its suffixed forms.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        value.starts_with(b"application/grpc") && !value.starts_with(b"application/grpc-web")
-    })
 }
 
 /// The method if it is a standard one, else `_OTHER`.

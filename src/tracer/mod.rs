@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod forwarded;
+mod glance;
 mod grpc_code;
 pub mod http;
 pub mod ids;
@@ -46,6 +47,7 @@ use crate::sampling::Head;
 use crate::sampling::Sampler;
 use crate::telemetry::metrics::SamplerMetrics;
 
+pub use glance::Glance;
 pub use keep::Keep;
 pub use keep::Kept;
 pub use keep::Late;

@@ -5,7 +5,10 @@ use std::time::Instant;
 
 use ::http::Request;
 
+use crate::codec::otlp::pack;
+use crate::codec::otlp::pack::Pack;
 use crate::model::Attribute;
+use crate::model::Attributes;
 use crate::model::Event;
 use crate::model::Kind;
 use crate::model::Link;
@@ -40,35 +43,29 @@ pub struct ActiveSpan {
 
 #[derive(Default)]
 struct Recording {
-    attributes: Vec<Attribute>,
+    /// See [`pack`].
+    attributes: Vec<u8>,
     keys: KeySet,
     events: Vec<Event>,
     links: Vec<Link>,
     status: Status,
 }
 
-/// Attributes for which there is room from the beginning: nearly every span has fewer, and the C library hands out a
-/// kilobyte by a shorter way than more.
-const ROOM: usize = 1024 / size_of::<Attribute>();
-
 impl Recording {
     fn boxed() -> Box<Self> {
         Box::new(Self {
-            attributes: Vec::with_capacity(ROOM),
+            attributes: Attributes::buffer(),
             ..Self::default()
         })
     }
 
-    /// Appends an attribute whose key is of this kind, or replaces the one with the same key.
-    fn put(&mut self, kind: u32, attribute: Attribute) {
+    /// Appends an attribute whose key is of this kind, in the place of one with the same key.
+    #[inline(always)]
+    fn put(&mut self, kind: u32, key: &str, value: impl Pack) {
         if !self.keys.mark(kind) {
-            let mut known = self.attributes.iter_mut();
-            if let Some(known) = known.find(|known| known.key == attribute.key) {
-                known.value = attribute.value;
-                return;
-            }
+            pack::remove(&mut self.attributes, key);
         }
-        self.attributes.push(attribute);
+        value.pack(key, &mut self.attributes);
     }
 }
 
@@ -173,27 +170,23 @@ impl ActiveSpan {
 
     /// Sets an attribute; a second value under the same key replaces the first.
     #[inline(always)]
-    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub fn set(&mut self, key: &'static str, value: impl Pack) {
         if let Some(recording) = &mut self.recording {
-            let attribute = Attribute::new(key, value);
-            recording.put(KeySet::kind(key), attribute);
+            recording.put(KeySet::kind(key), key, value);
         }
     }
 
     /// Sets an attribute whose key is not static.
-    pub fn set_text(&mut self, key: Text, value: Value) {
+    pub fn set_text(&mut self, key: &str, value: Value) {
         if let Some(recording) = &mut self.recording {
-            recording.put(KeySet::kind(&key), Attribute { key, value });
+            recording.put(KeySet::kind(key), key, value);
         }
     }
 
-    /// Appends attributes that are known to be new.
+    /// Sets several attributes.
     pub fn extend(&mut self, attributes: &[Attribute]) {
-        if let Some(recording) = &mut self.recording {
-            for attribute in attributes {
-                recording.keys.add(&attribute.key);
-            }
-            recording.attributes.extend_from_slice(attributes);
+        for Attribute { key, value } in attributes {
+            self.set_text(key, value.clone());
         }
     }
 
@@ -225,17 +218,9 @@ impl ActiveSpan {
             return;
         };
         recording.status = Status::Error(Text::default());
-        if !recording
-            .attributes
-            .iter()
-            .any(|attribute| attribute.key == "error.type")
-        {
-            let (key, value) = (Text::new_static("error.type"), error_type.into());
-            recording.keys.add(&key);
-            recording.attributes.push(Attribute {
-                key,
-                value: Value::Str(value),
-            });
+        let key = "error.type";
+        if recording.keys.add(key) || !pack::contains(&recording.attributes, key) {
+            error_type.into().pack(key, &mut recording.attributes);
         }
     }
 
@@ -306,7 +291,7 @@ impl Drop for ActiveSpan {
             kind: self.kind,
             start,
             end,
-            attributes: recording.attributes,
+            attributes: Attributes::packed(recording.attributes, pack::unpack),
             events: recording.events,
             links: recording.links,
             status: recording.status,

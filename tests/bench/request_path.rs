@@ -57,6 +57,7 @@ use pillion::telemetry::metrics::RequestLabels;
 use pillion::telemetry::metrics::RouteId;
 use pillion::tracer;
 use pillion::tracer::Cause;
+use pillion::tracer::Glance;
 use pillion::tracer::Policy;
 use pillion::tracer::Tracer;
 use pillion::tracer::clock::Clock;
@@ -262,8 +263,9 @@ fn server_span(tracer: &Arc<Tracer>, request: &mut Request<()>) {
     let start = Instant::now();
     let conventions = &tracer.conventions;
     let extraction = tracer.propagator.extract(request.headers());
-    let (kind, uri, headers) = (Kind::Server, request.uri(), request.headers());
-    let operation = conventions.operation(kind, request.method(), uri, headers);
+    let (kind, uri) = (Kind::Server, request.uri());
+    let glance = Glance::of(request.headers());
+    let operation = conventions.operation(kind, request.method(), uri, &glance);
     let name = operation.name.clone();
     let mut span = tracer.start_server(&extraction, Policy::Trust, name, start);
     let peer = Some(([127, 0, 0, 1], 40000).into());
@@ -273,7 +275,7 @@ fn server_span(tracer: &Arc<Tracer>, request: &mut Request<()>) {
         to: None,
         kind,
     };
-    conventions.request(&mut span, &operation, request, connection);
+    conventions.request(&mut span, &operation, (request, &glance), connection);
     conventions.response(&mut span, kind, StatusCode::OK, &HeaderMap::new());
     span.set("pillion.response.origin", "upstream");
     span.set("http.response.body.size", 64);
@@ -284,8 +286,8 @@ fn server_span(tracer: &Arc<Tracer>, request: &mut Request<()>) {
 fn client_span(tracer: &Arc<Tracer>, request: &Request<()>, parent: &SpanContext) {
     let start = Instant::now();
     let (conventions, kind) = (&tracer.conventions, Kind::Client);
-    let (uri, headers) = (request.uri(), request.headers());
-    let operation = conventions.operation(kind, request.method(), uri, headers);
+    let glance = Glance::of(request.headers());
+    let operation = conventions.operation(kind, request.method(), request.uri(), &glance);
     let cause = Cause {
         parent: Some(parent.clone()),
         method: "forwarded",
@@ -304,7 +306,7 @@ fn client_span(tracer: &Arc<Tracer>, request: &Request<()>, parent: &SpanContext
         to: None,
         kind,
     };
-    conventions.request(&mut span, &operation, request, connection);
+    conventions.request(&mut span, &operation, (request, &glance), connection);
     conventions.peer(&mut span, ([127, 0, 0, 1], 8080).into());
     conventions.response(&mut span, kind, StatusCode::OK, &HeaderMap::new());
     span.finish_at(Instant::now());

@@ -201,7 +201,7 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
         kind,
         start: Timestamp(start),
         end: Timestamp(start + 3_000_000),
-        attributes: Vec::new(),
+        attributes: Vec::new().into(),
         events: Vec::new(),
         links: Vec::new(),
         status: Status::Unset,
@@ -217,7 +217,8 @@ fn trace(number: u64) -> Vec<Arc<Span>> {
             "http.request.header.x-a",
             Value::StrList(["1".into(), "2".into()].into()),
         ),
-    ];
+    ]
+    .into();
     server.events = vec![Event {
         time: Timestamp(start + 1_000),
         name: "retry".into(),

@@ -97,7 +97,8 @@ mod tests {
             Attribute::new("yes", true),
             Attribute::new("bytes", Value::Bytes([0, 255].into())),
             Attribute::new("list", Value::StrList(["a".into(), "".into()].into())),
-        ];
+        ]
+        .into();
         full.events = vec![Event {
             time: Timestamp(5),
             name: "exception".into(),

@@ -29,7 +29,7 @@ pub(in crate::admin) fn span(trace: u64, id: u64, service: &Arc<Resource>, name:
         kind: Kind::Server,
         start: Timestamp(1_000 * id),
         end: Timestamp(1_000 * id + 500),
-        attributes: Vec::new(),
+        attributes: Vec::new().into(),
         events: Vec::new(),
         links: Vec::new(),
         status: Status::Unset,
@@ -95,7 +95,7 @@ fn memory_stays_below_the_limit_and_returns_to_zero() {
             scope: None,
         });
         let mut one = span(n + 1, 1, &service, "GET");
-        one.attributes = vec![Attribute::new("long", "y".repeat(300))];
+        one.attributes = vec![Attribute::new("long", "y".repeat(300))].into();
         store.report(Arc::new(one));
         assert!(store.stats().bytes <= limit, "after {n}");
     }
@@ -125,7 +125,7 @@ fn a_runaway_trace_cannot_push_out_the_others() {
     assert!(stats.dropped_trace_too_large > 1_000);
     assert_eq!(traces[0].refused, stats.dropped_trace_too_large);
     let mut huge = span(3, 1, &a, "GET");
-    huge.attributes = vec![Attribute::new("body", "x".repeat(60_000))];
+    huge.attributes = vec![Attribute::new("body", "x".repeat(60_000))].into();
     store.report(Arc::new(huge));
     assert_eq!(
         ids(&store.find(10, |_| true)),

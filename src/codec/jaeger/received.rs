@@ -110,7 +110,7 @@ fn span_from(span: Span, origins: &mut Origins<'_>) -> Option<model::Span> {
         kind: parts.kind,
         start: Timestamp(start),
         end: Timestamp(start.saturating_add(nanos(span.duration))),
-        attributes: parts.attributes,
+        attributes: parts.attributes.into(),
         events: span.logs.into_iter().map(event).collect(),
         links: span
             .references

@@ -199,7 +199,7 @@ fn span(
         kind: kind_of(kind),
         start: Timestamp(start),
         end: Timestamp(end.max(start)),
-        attributes,
+        attributes: attributes.into(),
         events,
         links,
         status,
@@ -323,7 +323,10 @@ pub(super) fn status_from(code: u64, description: Text) -> Status {
 }
 
 /// `Ok(None)`: a key without a value.
-fn attribute(bytes: &[u8], budget: &mut Budget) -> Result<Option<Attribute>, DecodeError> {
+pub(super) fn attribute(
+    bytes: &[u8],
+    budget: &mut Budget,
+) -> Result<Option<Attribute>, DecodeError> {
     budget.part()?;
     let (mut key, mut value) = (Text::default(), None);
     let mut reader = Reader::new(bytes);

@@ -116,6 +116,11 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// Bytes that were not read.
+    pub(in crate::codec) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The next field number and value; `Ok(None)` at the end.
     pub(in crate::codec) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, BadWire> {
         if self.rest.is_empty() {

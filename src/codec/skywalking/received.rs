@@ -182,7 +182,7 @@ fn take(segment: Segment, decoded: &mut Decoded, intern: Interner<'_>) -> Result
             kind: kind(&span),
             start: Timestamp(start),
             end: Timestamp(nanos(span.end_time).max(start)),
-            attributes: attributes_of(&span),
+            attributes: attributes_of(&span).into(),
             events: span.logs.into_iter().map(event).collect(),
             links: links.iter().filter_map(link).collect(),
             status: if span.is_error {

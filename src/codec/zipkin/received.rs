@@ -175,7 +175,7 @@ impl Plain {
             kind: self.kind,
             start: Timestamp(start),
             end: Timestamp(start.saturating_add(self.duration.saturating_mul(1_000))),
-            attributes,
+            attributes: attributes.into(),
             events: self
                 .annotations
                 .into_iter()

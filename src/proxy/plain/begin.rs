@@ -12,6 +12,7 @@ use super::Handover;
 use super::How;
 use super::request;
 use super::request::Lines;
+use crate::propagation;
 use crate::proxy::body::Progress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
@@ -88,12 +89,14 @@ fn of(
     conn.phase.busy();
     let start = Instant::now();
     let closes = headers::connection_has(request.headers(), "close");
-    let mut exchange = traced::begin(conn, &mut request, slot, paced.take(), start);
+    let mut exchange = traced::begin_unwritten(conn, &mut request, slot, paced.take(), start);
+    let trace = traced::lines(&exchange, &mut request);
     let content = message.get(whole.head..).unwrap_or_default();
+    let prepared = prepare(conn, request, (lines, trace), content);
     if !content.is_empty() {
         exchange.request = Some(Progress::whole(content.len() as u64));
     }
-    match prepare(conn, request, lines, content) {
+    match prepared {
         Ok((target, out)) => Ok(Begun {
             exchange,
             target,
@@ -112,7 +115,7 @@ fn of(
 fn prepare(
     conn: &Conn,
     mut request: http::Request<()>,
-    lines: Lines<'_>,
+    (lines, trace): (Lines<'_>, Option<propagation::Lines<'_>>),
     content: &[u8],
 ) -> Result<(Target, Vec<u8>), ProxyError> {
     forward::check(conn, &request)?;
@@ -123,6 +126,6 @@ fn prepare(
         false => target::Content::Some,
     };
     target.rewrite(&mut parts, has_content)?;
-    let out = request::write(&parts, lines, content);
+    let out = request::write(&parts, lines, trace, content);
     Ok((target, out))
 }

@@ -12,6 +12,7 @@ use http::Uri;
 use http::Version;
 use http::request::Parts;
 
+use crate::propagation;
 use crate::proxy::guard;
 use crate::proxy::guard::FieldLine;
 
@@ -51,8 +52,13 @@ pub(super) fn read(lines: Lines<'_>) -> Option<Request<()>> {
     Some(request)
 }
 
-/// The request as it goes out, `content` behind it.
-pub(super) fn write(request: &Parts, lines: Lines<'_>, content: &[u8]) -> Vec<u8> {
+/// The request as it goes out, with the trace headers and `content` behind it.
+pub(super) fn write(
+    request: &Parts,
+    lines: Lines<'_>,
+    trace: Option<propagation::Lines<'_>>,
+    content: &[u8],
+) -> Vec<u8> {
     let uri = &request.uri;
     let mut out = Vec::with_capacity(lines.head.len() + content.len() + 256);
     out.extend_from_slice(request.method.as_str().as_bytes());
@@ -66,7 +72,19 @@ pub(super) fn write(request: &Parts, lines: Lines<'_>, content: &[u8]) -> Vec<u8
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let mut cursor = 0;
+    let mut trace = trace.map(Trace::of);
     for (name, value) in &request.headers {
+        if let Some(trace) = &mut trace
+            && let Some(number) = trace.number(name)
+        {
+            // What the request had is replaced where it stood first.
+            if trace.takes(number) {
+                let found = lines.find(name, &mut cursor);
+                let spelling = found.map_or(name.as_str().as_bytes(), |(_, spelling)| spelling);
+                trace.put(number, spelling, &mut out);
+            }
+            continue;
+        }
         let spelling = match lines.find(name, &mut cursor) {
             Some((line, _)) if lines.is_untouched(line, value) => {
                 let line = lines.head.get(line.start..line.end + 2);
@@ -84,9 +102,51 @@ pub(super) fn write(request: &Parts, lines: Lines<'_>, content: &[u8]) -> Vec<u8
         }
         out.extend_from_slice(b"\r\n");
     }
+    if let Some(trace) = trace {
+        trace.put_rest(&mut out);
+    }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(content);
     out
+}
+
+/// Trace headers of which some are written.
+struct Trace<'a> {
+    lines: propagation::Lines<'a>,
+    /// One bit for each of them.
+    written: u32,
+}
+
+impl<'a> Trace<'a> {
+    fn of(lines: propagation::Lines<'a>) -> Self {
+        Self { lines, written: 0 }
+    }
+
+    fn number(&self, name: &HeaderName) -> Option<usize> {
+        self.lines.names().position(|known| known == name)
+    }
+
+    /// True for the first time.
+    fn takes(&mut self, number: usize) -> bool {
+        let before = self.written;
+        self.written |= 1 << number;
+        before != self.written
+    }
+
+    fn put(&self, number: usize, name: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        self.lines.put_value(number, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn put_rest(mut self, out: &mut Vec<u8>) {
+        for (number, name) in self.lines.names().enumerate() {
+            if self.takes(number) {
+                self.put(number, name.as_str().as_bytes(), out);
+            }
+        }
+    }
 }
 
 impl<'a> Lines<'a> {
@@ -124,6 +184,12 @@ impl<'a> Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SamplingState;
+    use crate::model::SpanContext;
+    use crate::model::SpanId;
+    use crate::model::TraceId;
+    use crate::propagation::Config;
+    use crate::propagation::Propagator;
     use crate::proxy::guard::Bounds;
     use crate::proxy::guard::FieldLines;
 
@@ -134,6 +200,19 @@ mod tests {
 
     /// What goes out for a message after `change`.
     fn passed_on(message: &str, content: &str, change: impl FnOnce(&mut Request<()>)) -> String {
+        let change = |request: &mut Request<()>| {
+            change(request);
+            None
+        };
+        written(message, content, change)
+    }
+
+    /// The same with the trace headers that `change` gives back.
+    fn written<'a>(
+        message: &str,
+        content: &str,
+        change: impl FnOnce(&mut Request<()>) -> Option<propagation::Lines<'a>>,
+    ) -> String {
         let bytes = Bytes::copy_from_slice(message.as_bytes());
         let mut fields = FieldLines::new();
         let whole = guard::whole(&bytes, BOUNDS, &mut fields).unwrap();
@@ -143,8 +222,9 @@ mod tests {
             fields: &fields,
         };
         let mut request = read(lines).unwrap();
-        change(&mut request);
-        let out = write(&request.into_parts().0, lines, content.as_bytes());
+        let trace = change(&mut request);
+        let parts = request.into_parts().0;
+        let out = write(&parts, lines, trace, content.as_bytes());
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -172,6 +252,42 @@ mod tests {
             out,
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\ntraceparent: 00\r\n\r\nok"
         );
+    }
+
+    #[test]
+    fn trace_headers_are_written_as_if_they_had_been_in_the_map() {
+        let state = SamplingState::Accept;
+        let ids = (TraceId::from_halves(1, 2), SpanId::from_u64(3));
+        let context = SpanContext::new(ids.0.unwrap(), ids.1.unwrap(), state);
+        for formats in ["w3c,jaeger,baggage", "b3", "none", "jaeger"] {
+            let (config, _) = Config::from_list(formats);
+            let propagator = Propagator::new(&config);
+            for (fields, why) in [
+                ("", "none there"),
+                ("traceparent: 00-x\r\n", "an old one"),
+                (
+                    "A: 1\r\nTraceParent: 00-x\r\nC: 1\r\n",
+                    "its spelling stays",
+                ),
+                ("uber-trace-id: x\r\nA: 1\r\ntraceparent: y\r\n", "two"),
+                (
+                    "B3: 0\r\nA: 1\r\ntraceparent: x\r\ntraceparent: y\r\n",
+                    "one twice",
+                ),
+                ("baggage: a=1\r\nuberctx-a: 1\r\n", "baggage"),
+            ] {
+                let message = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+                let by_lines = written(&message, "", |request| {
+                    let lines = propagator.lines(&context, request.headers());
+                    assert!(lines.is_some(), "{why}");
+                    lines
+                });
+                let by_map = passed_on(&message, "", |request| {
+                    propagator.inject(&context, request.headers_mut());
+                });
+                assert_eq!(by_lines, by_map, "{formats}: {why}");
+            }
+        }
     }
 
     #[test]

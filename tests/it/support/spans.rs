@@ -41,7 +41,7 @@ pub(crate) fn spans(ids: std::ops::Range<u64>, size: usize) -> Vec<Arc<Span>> {
             kind: Kind::Server,
             start: Timestamp(1_795_165_654_000_000_000),
             end: Timestamp(1_795_165_654_001_000_000),
-            attributes: vec![Attribute::new("filler", filler.clone())],
+            attributes: vec![Attribute::new("filler", filler.clone())].into(),
             events: Vec::new(),
             links: Vec::new(),
             status: Status::Unset,
