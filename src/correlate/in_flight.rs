@@ -360,8 +360,8 @@ impl Inbound {
 
     /// The start of its body is on its way to the program.
     pub fn begins_with(&self, values: Values) {
-        // There is one start.
-        let _ = self.body.set(values);
+        // There is one start: what was set before stays.
+        self.body.get_or_init(|| values);
     }
 
     /// True when these values and its own have one in common.

@@ -4,8 +4,6 @@
 //! hashes are kept.
 
 use std::hash::BuildHasher;
-use std::hash::Hash;
-use std::hash::Hasher;
 
 use foldhash::quality::RandomState;
 use http::Method;
@@ -44,10 +42,9 @@ impl Shapes {
                 len += word.len() + 1;
             }
         }
-        let mut hasher = self.key.build_hasher();
         let shape = shape.get(..len).unwrap_or_default();
-        (method.as_str(), host, shape).hash(&mut hasher);
-        Shape(hasher.finish().max(1))
+        let hash = self.key.hash_one((method.as_str(), host, shape));
+        Shape(hash.max(1))
     }
 }
 
