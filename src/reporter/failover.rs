@@ -114,6 +114,11 @@ impl Settings for Config {
         members.flat_map(|member| member.0.destinations()).collect()
     }
 
+    fn wants_dated_ids(&self) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| member.0.wants_dated_ids())
+    }
+
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
