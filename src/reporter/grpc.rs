@@ -80,7 +80,7 @@ async fn exchange(
         .client
         .send_with_trailers(request, target.timeout, MAX_ANSWER)
         .await
-        .map_err(|error| client_error(&error))?;
+        .map_err(|error| client_error(&target.uri, &error))?;
     if answer.response.status() != StatusCode::OK {
         // A proxy in between answered; its status follows the same rules as over HTTP.
         return Err(refused(&answer.response, None));
