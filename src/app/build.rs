@@ -172,6 +172,14 @@ pub(super) fn sampler(config: &Config) -> sampling::Built {
     sampling::build(&config.sampling, service(config), &Client::plain())
 }
 
+/// Whether traces that start here may come to AWS X-Ray.
+fn dated_trace_ids(config: &Config) -> bool {
+    let mut injected = config.propagation.inject.iter();
+    let mut reporters = config.reporters.iter();
+    injected.any(|name| name.as_str() == "xray")
+        || reporters.any(|reporter| reporter.wants_dated_ids())
+}
+
 /// What a reload replaces.
 pub(super) fn snapshot(
     config: &Config,
@@ -192,6 +200,7 @@ pub(super) fn snapshot(
             decisions: lasting.sampler_metrics.clone(),
             keep: Keep::new(&config.spans.keep),
             short_trace_ids: !config.spans.trace_id_128bit,
+            dated_trace_ids: dated_trace_ids(config),
         })
     });
     let formats: Vec<&'static str> = config

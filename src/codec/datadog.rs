@@ -146,7 +146,7 @@ fn tags(span: &Span, is_first: bool) -> (Texts<'_>, Numbers<'_>) {
             "http.request.method" => "http.method",
             "url.full" => "http.url",
             // A text there, as the agent's own statistics expect it.
-            "http.response.status_code" => {
+            "http.response.status_code" | "http.status_code" => {
                 meta.push(("http.status_code", text_of(&attribute.value)));
                 continue;
             }
@@ -298,7 +298,10 @@ mod tests {
         server
             .attributes
             .push(Attribute::new("long", "x".repeat(300)));
-        let spans = [server, bare_span(), full_span()].map(Arc::new);
+        let mut old = bare_span();
+        old.attributes
+            .push(Attribute::new("http.status_code", 404.0));
+        let spans = [server, old, full_span()].map(Arc::new);
         let (n_traces, body) = encode(&spans);
         let mut rest = &body[..];
         let traces = read(&mut rest);
@@ -332,5 +335,6 @@ mod tests {
         let second = &traces[0][1];
         assert_eq!(second["meta"].get("_dd.p.tid"), None, "said once a trace");
         assert_eq!(traces[1][0]["metrics"]["_sampling_priority_v1"], 1.0);
+        assert_eq!(traces[1][0]["meta"]["http.status_code"], "404");
     }
 }

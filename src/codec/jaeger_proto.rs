@@ -425,10 +425,28 @@ mod tests {
         let body =
             include_bytes!("../../tests/data/jaeger/07-otel-python-1.21.0-grpc-postspans.bin");
         let batches = decode(body, Limits::default()).unwrap();
-        assert!(
-            batches
-                .iter()
-                .all(|batch| !batch.process.service.is_empty())
+        // As its description says: two spans of one process, the second the parent of the first.
+        let [batch] = &batches[..] else {
+            panic!("{batches:?}");
+        };
+        assert_eq!(batch.process.service, "otel-grpc-demo");
+        let spans = jaeger::received(batch.clone(), &mut Arc::new).spans;
+        let ids: Vec<_> = spans
+            .iter()
+            .map(|span| {
+                let trace = span.context.trace_id.to_string();
+                assert_eq!(trace, "e0041525b79eff41a14c02707a3957f8");
+                let parent = span.parent.map(|id| id.to_string());
+                (span.name.as_str(), span.context.span_id.to_string(), parent)
+            })
+            .collect();
+        let (client, server) = ("7d03b19079d204a4", "dfa5ac3b7cfe6013");
+        assert_eq!(
+            ids,
+            [
+                ("client", client.to_owned(), Some(server.to_owned())),
+                ("GET /a", server.to_owned(), None)
+            ]
         );
         let groups = jaeger::groups(&[Arc::new(full_span())]);
         let again = decode(&encode(&groups[0]), Limits::default()).unwrap();

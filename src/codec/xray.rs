@@ -9,6 +9,9 @@ use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
+use crate::codec::text_value::http_method;
+use crate::codec::text_value::http_status;
+use crate::codec::text_value::http_url;
 use crate::codec::text_value::peer;
 use crate::codec::text_value::text_at;
 use crate::codec::text_value::text_of;
@@ -101,8 +104,7 @@ fn seconds_of(time: Timestamp) -> f64 {
 }
 
 fn outcome(span: &Span, document: &mut Json) {
-    let status = span.attribute("http.response.status_code");
-    let status = status.and_then(Value::as_i64).unwrap_or(0);
+    let status = http_status(span).unwrap_or(0);
     let failed = matches!(span.status, Status::Error(_));
     match status {
         400..500 => document["error"] = json!(true),
@@ -129,10 +131,10 @@ fn outcome(span: &Span, document: &mut Json) {
 
 fn http(span: &Span) -> Option<Json> {
     let at = |key| text_at(&span.attributes, key);
-    let method = at("http.request.method")?;
+    let method = http_method(span)?;
     let mut request = Map::new();
     request.insert("method".to_owned(), json!(method));
-    let url = at("url.full").or_else(|| {
+    let url = http_url(span).or_else(|| {
         let scheme = at("url.scheme").unwrap_or_else(|| "http".to_owned());
         Some(format!(
             "{scheme}://{}{}",
@@ -150,10 +152,7 @@ fn http(span: &Span) -> Option<Json> {
         }
     }
     let mut http = json!({ "request": request });
-    if let Some(status) = span
-        .attribute("http.response.status_code")
-        .and_then(Value::as_i64)
-    {
+    if let Some(status) = http_status(span) {
         http["response"] = json!({ "status": status });
     }
     Some(http)
@@ -266,6 +265,23 @@ mod tests {
         let document = read(&encode(&alone));
         assert_eq!(document.get("type"), None, "nothing to be below of");
         assert_eq!(document["name"], "unknown");
+    }
+
+    #[test]
+    fn spans_of_older_tracers_have_their_request_and_outcome_too() {
+        let mut span = bare_span();
+        span.kind = Kind::Server;
+        for (key, value) in [("http.method", "GET"), ("http.url", "http://a/")] {
+            span.attributes.push(Attribute::new(key, value));
+        }
+        span.attributes
+            .push(Attribute::new("http.status_code", 404.0));
+        let document = read(&encode(&span));
+        assert_eq!(
+            document["http"],
+            json!({ "request": { "method": "GET", "url": "http://a/" }, "response": { "status": 404 } })
+        );
+        assert_eq!(document["error"], true);
     }
 
     #[test]

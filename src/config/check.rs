@@ -53,6 +53,13 @@ pub(crate) fn default_sampling(config: &Config) -> (sampling::Config, &'static s
         );
     };
     let server = HostPort::new(&collector.host, STRATEGIES_PORT);
+    if own_receiver(config, &server).is_some() {
+        let everything = sampling::constant::Config { decision: true };
+        return (
+            sampling::Config::Constant(everything),
+            "on the collector's host nobody but this process answers for strategies",
+        );
+    }
     let mut remote = sampling::remote::Config::default();
     if let Ok(endpoint) = format!("http://{server}/sampling").try_into() {
         remote.endpoint = endpoint;
@@ -257,6 +264,7 @@ fn listeners(config: &Config, found: &mut Findings) {
         .map(|(path, listen)| (path.to_owned(), listen.clone()))
         .collect();
     collisions(&datagrams, found);
+    circles(config, found);
     if let Some(app) = &config.app
         && reaches(app, &config.inbound.listen)
     {
@@ -266,6 +274,40 @@ fn listeners(config: &Config, found: &mut Findings) {
             Some("write the address on which the program listens".to_owned()),
         );
     }
+}
+
+/// Spans and questions that would come back to who sent them.
+fn circles(config: &Config, found: &mut Findings) {
+    let elsewhere = || Some("write who else is to be reached, or move the receiver".to_owned());
+    for (index, reporter) in config.reporters.iter().enumerate() {
+        for to in reporter.destinations() {
+            if let Some(receiver) = own_receiver(config, &to) {
+                found.error(
+                    &format!("reporters[{index}].{}", reporter.kind()),
+                    format!("{to} is `{receiver}` of this process, spans would go in circles"),
+                    elsewhere(),
+                );
+            }
+        }
+    }
+    if let sampling::Config::Remote(remote) = &config.sampling
+        && let to = remote.endpoint.host_port()
+        && let Some(receiver) = own_receiver(config, &to)
+    {
+        found.error(
+            "sampling.remote.endpoint",
+            format!("{to} is `{receiver}` of this process, it would ask itself"),
+            elsewhere(),
+        );
+    }
+}
+
+/// The receiver of ours that is reached there.
+fn own_receiver(config: &Config, target: &HostPort) -> Option<&'static str> {
+    let receivers = &config.receivers;
+    let mut all = receivers.listens().chain(receivers.datagram_listens());
+    let (path, _) = all.find(|(_, listen)| reaches(target, listen))?;
+    Some(path)
 }
 
 /// Listeners that would take each other's port.

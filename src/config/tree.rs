@@ -53,7 +53,7 @@ pub struct Config {
     pub propagation: propagation::Config,
     /// Which traces are recorded. When this is not set: what the host of the first `jaeger_*`, else the first `otlp`
     /// reporter says on port 5778, and 0.001 until it answers; all of them where there is no such reporter, as the agents
-    /// of Zipkin, SkyWalking and Datadog do.
+    /// of Zipkin, SkyWalking and Datadog do, or where `receivers.jaeger` has that very port.
     ///
     /// Default: see above. Reload: live.
     pub sampling: sampling::Config,

@@ -46,6 +46,11 @@ impl Kind {
             Self::Consumer => "consumer",
         }
     }
+
+    /// True where what causes such a span is in another process, unless somebody who knows says otherwise.
+    pub fn is_entry(self) -> bool {
+        matches!(self, Self::Server | Self::Consumer)
+    }
 }
 
 /// How the operation ended, after the OpenTelemetry status rules.

@@ -90,9 +90,13 @@ fn credits(query: &str, shared: &Shared) -> Reply {
             "'uuid' parameter must be provided once",
         );
     }
-    let balance = shared.credits.lock().give(&client, Instant::now());
+    let (mut credits, now) = (shared.credits.lock(), Instant::now());
     let balances: Vec<_> = values(query, "operations")
-        .map(|operation| json!({ "operation": operation, "balance": balance }))
+        .filter(|operation| operation.len() <= MAX_NAME)
+        .map(|operation| {
+            let balance = credits.give(&client, &operation, now);
+            json!({ "operation": operation, "balance": balance })
+        })
         .collect();
     json_reply(&json!({ "balances": balances }))
 }

@@ -25,6 +25,7 @@ pub struct Config {
     /// Largest request or message, as it arrives and after decompression. Datagrams end at 65,000 bytes.
     ///
     /// Unit: size. Default: `16MiB`. Reload: restart.
+    #[serde(deserialize_with = "ByteSize::above_zero")]
     pub max_message: ByteSize,
 }
 

@@ -109,6 +109,16 @@ impl Settings for Config {
         self.members.iter().find_map(|member| member.0.collector())
     }
 
+    fn destinations(&self) -> Vec<HostPort> {
+        let members = self.members.iter();
+        members.flat_map(|member| member.0.destinations()).collect()
+    }
+
+    fn wants_dated_ids(&self) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| member.0.wants_dated_ids())
+    }
+
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
@@ -127,6 +137,11 @@ impl Settings for Config {
         for Member(config) in &self.members {
             if matches!(**config, reporter::Config::Failover(_)) {
                 return Err(BuildError::Conflict("a failover cannot hold another"));
+            }
+            if config.queue().spool.folder.is_some() {
+                return Err(BuildError::Conflict(
+                    "spans wait in the failover's own queue: write the spool there, not at a member",
+                ));
             }
             members.push(Candidate {
                 sender: config.sender()?,
@@ -325,6 +340,10 @@ mod tests {
             (
                 "members: [ { jaeger_http: { bearer_token: \"a\\nb\" } } ]",
                 "a bad member",
+            ),
+            (
+                "members: [ { otlp: { queue: { spool: { folder: /var/lib/s } } } } ]",
+                "a spool that nothing would reach",
             ),
         ] {
             let config: Config = serde_saphyr::from_str(yaml).unwrap();

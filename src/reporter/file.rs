@@ -163,7 +163,10 @@ impl Write for Turning {
 }
 
 fn append_to(path: &Path) -> io::Result<Open> {
-    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let file = file.map_err(named)?;
     Ok(Open {
         size: file.metadata()?.len(),
         file,
@@ -263,6 +266,10 @@ mod tests {
         };
         let batch = [Arc::clone(&span(1))];
         let sent = config.sender().unwrap().send(&batch).await;
-        assert!(sent.is_err(), "{sent:?}");
+        let told = format!("{:?}", sent.unwrap_err());
+        assert!(
+            told.contains("/nowhere/at/all/spans.jsonl: No such file"),
+            "{told}"
+        );
     }
 }

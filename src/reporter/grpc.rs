@@ -36,9 +36,22 @@ use crate::reporter::sender::SendError;
 /// The path of `TraceService.Export`.
 pub(super) const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
+/// What RESOURCE_EXHAUSTED means when the server does not say how long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    /// OTLP: the batch is refused.
+    Refused,
+    /// Jaeger's collector: its queue is full now.
+    Later,
+}
+
 /// Calls the target's method with one message; answers the response message.
-pub(super) async fn call(target: &Target, message: Bytes) -> Result<Bytes, SendError> {
-    exchange(target, frame(target.compression, message)?).await
+pub(super) async fn call(
+    target: &Target,
+    message: Bytes,
+    exhausted: Exhausted,
+) -> Result<Bytes, SendError> {
+    exchange(target, frame(target.compression, message)?, exhausted).await
 }
 
 /// Calls the target's client-streaming method with these messages and the end of the stream behind them.
@@ -50,10 +63,14 @@ pub(super) async fn call_with_stream(
     for message in messages {
         frames.put(frame(target.compression, message.into())?);
     }
-    exchange(target, frames.freeze()).await
+    exchange(target, frames.freeze(), Exhausted::Refused).await
 }
 
-async fn exchange(target: &Target, frames: Bytes) -> Result<Bytes, SendError> {
+async fn exchange(
+    target: &Target,
+    frames: Bytes,
+    exhausted: Exhausted,
+) -> Result<Bytes, SendError> {
     let mut request = Request::post(target.uri.clone())
         .body(Full::new(frames))
         .map_err(|error| encode_error(&error))?;
@@ -63,7 +80,7 @@ async fn exchange(target: &Target, frames: Bytes) -> Result<Bytes, SendError> {
         .client
         .send_with_trailers(request, target.timeout, MAX_ANSWER)
         .await
-        .map_err(|error| client_error(&error))?;
+        .map_err(|error| client_error(&target.uri, &error))?;
     if answer.response.status() != StatusCode::OK {
         // A proxy in between answered; its status follows the same rules as over HTTP.
         return Err(refused(&answer.response, None));
@@ -74,7 +91,7 @@ async fn exchange(target: &Target, frames: Bytes) -> Result<Bytes, SendError> {
     } else {
         answer.response.headers()
     };
-    match failure(status) {
+    match failure(status, exhausted) {
         Some(error) => Err(error),
         None => Ok(unframed(answer.response.body())),
     }
@@ -119,7 +136,7 @@ fn unframed(body: &Bytes) -> Bytes {
 }
 
 /// `None`: status 0.
-fn failure(status: &HeaderMap) -> Option<SendError> {
+fn failure(status: &HeaderMap, exhausted: Exhausted) -> Option<SendError> {
     let code = status
         .get("grpc-status")
         .and_then(|code| code.to_str().ok()?.parse().ok())
@@ -127,12 +144,15 @@ fn failure(status: &HeaderMap) -> Option<SendError> {
     if code == 0 {
         return None;
     }
-    let cause = format!("grpc status {code}: {}", message(status));
+    let message = message(status);
+    let cause = format!("grpc status {code}: {message}");
     let delay = retry_delay(status);
     let retry = match code {
         // CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS.
         1 | 4 | 10 | 11 | 14 | 15 => true,
-        // RESOURCE_EXHAUSTED: only a server that says when expects us back.
+        // RESOURCE_EXHAUSTED is also what the library of a server says by itself of a message that no time makes smaller.
+        8 if exhausted == Exhausted::Later => !message.contains("larger than max"),
+        // Only a server that says when expects us back.
         8 => delay.is_some(),
         _ => false,
     };
@@ -281,7 +301,10 @@ mod tests {
             ("12", None, None, "unimplemented"),
             ("x", None, None, "no number"),
         ] {
-            match (failure(&status(code, details)).unwrap(), expected) {
+            match (
+                failure(&status(code, details), Exhausted::Refused).unwrap(),
+                expected,
+            ) {
                 (SendError::Retry { after, cause }, Some(delay)) => {
                     assert_eq!(after, delay.map(Duration::from_millis), "{why}");
                     assert!(cause.ends_with("too much"), "{cause}");
@@ -290,8 +313,28 @@ mod tests {
                 (other, _) => panic!("{why}: {other:?}"),
             }
         }
-        assert_eq!(failure(&status("0", None)), None);
-        assert!(failure(&HeaderMap::new()).is_some(), "no status at all");
+        assert_eq!(failure(&status("0", None), Exhausted::Refused), None);
+        assert!(
+            failure(&HeaderMap::new(), Exhausted::Refused).is_some(),
+            "no status at all"
+        );
+    }
+
+    #[test]
+    fn a_full_queue_is_asked_again_and_too_large_a_message_is_not() {
+        for (text, expected) in [
+            ("server%20busy", true),
+            (
+                "grpc:%20received%20message%20larger%20than%20max%20(9%20vs.%208)",
+                false,
+            ),
+        ] {
+            let mut status = status("8", None);
+            status.insert("grpc-message", text.parse().unwrap());
+            let error = failure(&status, Exhausted::Later).unwrap();
+            let again = matches!(error, SendError::Retry { after: None, .. });
+            assert_eq!(again, expected, "{text}: {error:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The `jaeger_grpc` reporter: `jaeger.api_v2.CollectorService/PostSpans`, what jaeger-agent spoke to its collector.
 //!
-//! Source: jaegertracing/jaeger-idl `proto/api_v2/collector.proto`; jaeger@v1.76.0 `cmd/collector/app/handler/grpc_handler.go`.
+//! A collector whose queue is full is asked again, as the agent did.
+//! Source: jaegertracing/jaeger-idl `proto/api_v2/collector.proto`; jaeger@v1.76.0 `cmd/collector/app/handler/grpc_handler.go`;
+//! jaeger@v1.67.0 `cmd/agent/app/reporter/grpc/builder.go`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::reporter::BuildError;
 use crate::reporter::Endpoint;
 use crate::reporter::Settings;
 use crate::reporter::grpc;
+use crate::reporter::grpc::Exhausted;
 use crate::reporter::jaeger_http::by_resource;
 use crate::reporter::post::Compression;
 use crate::reporter::post::Connector;
@@ -152,7 +155,7 @@ impl JaegerGrpc {
         if message.len() > self.max_request {
             return Err(SendError::too_large(batch));
         }
-        grpc::call(&self.target, Bytes::from(message)).await?;
+        grpc::call(&self.target, Bytes::from(message), Exhausted::Later).await?;
         Ok(Delivery::all(batch.len()))
     }
 }

@@ -80,6 +80,16 @@ trait Settings {
         None
     }
 
+    /// Every place that spans may go to, whether or not it knows strategies.
+    fn destinations(&self) -> Vec<HostPort> {
+        self.collector().into_iter().collect()
+    }
+
+    /// Some of its servers take only trace ids that begin with the time.
+    fn wants_dated_ids(&self) -> bool {
+        false
+    }
+
     /// Wires that cannot be asked twice keep the default.
     fn retry(&self) -> retry::Config {
         retry::Config::never()
@@ -129,6 +139,16 @@ macro_rules! reporters {
             /// The collector or agent that spans go to; `None` when they stay on this machine's streams.
             pub fn collector(&self) -> Option<HostPort> {
                 match self { $(Self::$variant(config) => config.collector(),)+ }
+            }
+
+            /// Every place in the network that spans may go to and that receivers of ours could stand for.
+            pub fn destinations(&self) -> Vec<HostPort> {
+                match self { $(Self::$variant(config) => config.destinations(),)+ }
+            }
+
+            /// True where trace ids are to begin with the time (AWS X-Ray).
+            pub fn wants_dated_ids(&self) -> bool {
+                match self { $(Self::$variant(config) => config.wants_dated_ids(),)+ }
             }
 
             fn queue(&self) -> &queue::Config {

@@ -25,6 +25,7 @@ use crate::reporter::BuildError;
 use crate::reporter::Endpoint;
 use crate::reporter::Settings;
 use crate::reporter::grpc;
+use crate::reporter::grpc::Exhausted;
 use crate::reporter::ledger::Reason;
 use crate::reporter::post::Compression;
 use crate::reporter::post::Connector;
@@ -263,7 +264,7 @@ impl Sender for OtlpGrpc {
     fn send<'a>(&'a mut self, batch: &'a [Arc<Span>]) -> Sending<'a> {
         Box::pin(async move {
             let request = encoded(batch, self.max_request)?;
-            let answer = grpc::call(&self.target, request).await?;
+            let answer = grpc::call(&self.target, request, Exhausted::Refused).await?;
             Ok(accepted(&answer, batch.len()))
         })
     }

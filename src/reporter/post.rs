@@ -145,7 +145,7 @@ impl Target {
             .client
             .send(request, self.timeout, MAX_ANSWER)
             .await
-            .map_err(|error| client_error(&error))
+            .map_err(|error| client_error(&self.uri, &error))
     }
 }
 
@@ -172,8 +172,14 @@ pub(super) fn encode_error(error: &dyn std::error::Error) -> SendError {
     }
 }
 
-pub(super) fn client_error(error: &ClientError) -> SendError {
+/// With several reporters of a kind the address tells which.
+pub(super) fn client_error(uri: &Uri, error: &ClientError) -> SendError {
     match error {
+        ClientError::Connect(source) => {
+            let at = uri.authority().map_or("", |authority| authority.as_str());
+            let cause: &dyn std::error::Error = source.as_ref();
+            SendError::retry(format!("connection to {at} failed: {}", chain(cause)))
+        }
         // It did answer, only too much: sending again would deliver the spans twice.
         ClientError::TooLarge(_) => SendError::rejected(chain(error)),
         _ => SendError::retry(chain(error)),

@@ -12,6 +12,7 @@ use http::HeaderName;
 
 use crate::codec::skywalking;
 use crate::model::ByteSize;
+use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::Secret;
 use crate::model::Span;
@@ -128,16 +129,21 @@ impl Settings for Config {
         &self.queue
     }
 
+    fn destinations(&self) -> Vec<HostPort> {
+        let endpoint = self.endpoint().ok();
+        endpoint.iter().map(Endpoint::host_port).collect()
+    }
+
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
 
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
-        let (default, versions) = match self.protocol {
-            Protocol::Grpc => ("http://localhost:11800", Versions::Http2),
-            Protocol::Http => ("http://localhost:12800", Versions::Any),
+        let versions = match self.protocol {
+            Protocol::Grpc => Versions::Http2,
+            Protocol::Http => Versions::Any,
         };
-        let endpoint = Endpoint::or_default(&self.endpoint, default)?;
+        let endpoint = self.endpoint()?;
         let mut headers = header_map(&self.headers)?;
         if let Some(token) = &self.token {
             let value = header_value(token);
@@ -158,6 +164,16 @@ impl Settings for Config {
             protocol: self.protocol,
             max_request: self.max_request_size.as_usize(),
         }))
+    }
+}
+
+impl Config {
+    fn endpoint(&self) -> Result<Endpoint, BuildError> {
+        let default = match self.protocol {
+            Protocol::Grpc => "http://localhost:11800",
+            Protocol::Http => "http://localhost:12800",
+        };
+        Endpoint::or_default(&self.endpoint, default)
     }
 }
 

@@ -44,6 +44,11 @@ impl Settings for Config {
         &self.queue
     }
 
+    /// X-Ray took no others for years.
+    fn wants_dated_ids(&self) -> bool {
+        true
+    }
+
     /// Only for names that do not resolve: then nothing was sent.
     fn retry(&self) -> retry::Config {
         retry::Config {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::codec::zipkin;
 use crate::model::ByteSize;
+use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::Secret;
 use crate::model::Span;
@@ -124,12 +125,17 @@ impl Settings for Config {
         &self.queue
     }
 
+    fn destinations(&self) -> Vec<HostPort> {
+        let endpoint = self.endpoint().ok();
+        endpoint.iter().map(Endpoint::host_port).collect()
+    }
+
     fn retry(&self) -> retry::Config {
         self.retry.clone()
     }
 
     fn sender(&self) -> Result<Box<dyn Sender>, BuildError> {
-        let endpoint = Endpoint::or_default(&self.endpoint, "http://localhost:9411")?;
+        let endpoint = self.endpoint()?;
         let path = match self.encoding {
             Encoding::Json | Encoding::Proto3 => "/api/v2/spans",
             Encoding::Thrift => "/api/v1/spans",
@@ -145,6 +151,12 @@ impl Settings for Config {
             encoding: self.encoding,
             max_request: self.max_request_size.as_usize(),
         }))
+    }
+}
+
+impl Config {
+    fn endpoint(&self) -> Result<Endpoint, BuildError> {
+        Endpoint::or_default(&self.endpoint, "http://localhost:9411")
     }
 }
 

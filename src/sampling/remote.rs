@@ -15,6 +15,7 @@ use http::uri::PathAndQuery;
 use http::uri::Scheme;
 
 use crate::codec::jaeger_strategy;
+use crate::model::HostPort;
 use crate::model::HumanDuration;
 use crate::model::TraceId;
 use crate::sampling::Asking;
@@ -244,6 +245,17 @@ impl Endpoint {
     /// A URL that is right.
     pub(super) fn from_static(text: &'static str) -> Self {
         Self(Uri::from_static(text))
+    }
+
+    /// Whom to ask, with the scheme's port where none is written.
+    pub fn host_port(&self) -> HostPort {
+        let host = self.0.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let default = match self.0.scheme_str() {
+            Some("https") => 443,
+            _ => 80,
+        };
+        HostPort::new(host, self.0.port_u16().unwrap_or(default))
     }
 
     /// How to ask, and the URL to send the question to.

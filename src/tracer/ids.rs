@@ -7,6 +7,7 @@ use std::hash::RandomState;
 use fastrand::Rng;
 
 use crate::model::SpanId;
+use crate::model::Timestamp;
 use crate::model::TraceId;
 
 /// Two generators with independent seeds from the operating system: together 128 bits of state, so that processes of a
@@ -33,6 +34,13 @@ pub fn trace_id(short: bool) -> TraceId {
     })
 }
 
+/// The id with the seconds since 1970 in its first four bytes. The other twelve stay random, of which W3C's random flag
+/// asks seven. Source: AWS X-Ray Developer Guide, "Tracing header".
+pub fn dated(id: TraceId, now: Timestamp) -> TraceId {
+    let seconds = (now.0 / 1_000_000_000) & 0xffff_ffff;
+    TraceId::from_halves(seconds << 32 | id.high() & 0xffff_ffff, id.low()).unwrap_or(id)
+}
+
 /// A new span id: 64 random bits.
 pub fn span_id() -> SpanId {
     SOURCE.with_borrow_mut(|source| {
@@ -54,6 +62,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_dated_id_begins_with_the_seconds_and_keeps_the_rest() {
+        let id = TraceId::from_hex(b"ffffffff16cd43dd8448eb211c80319c").unwrap();
+        let dated = dated(id, Timestamp(0x5759_e988 * 1_000_000_000 + 5));
+        assert_eq!(dated.to_string(), "5759e98816cd43dd8448eb211c80319c");
+    }
 
     #[test]
     fn ids_differ_between_threads_and_calls() {

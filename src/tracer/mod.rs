@@ -154,6 +154,8 @@ pub struct Tracer {
     pub keep: Option<Keep>,
     /// Draw 64-bit instead of 128-bit trace ids.
     pub short_trace_ids: bool,
+    /// Begin 128-bit trace ids with the seconds since 1970, as AWS X-Ray does.
+    pub dated_trace_ids: bool,
 }
 
 /// What a span is begun with: what samplers decide by.
@@ -348,6 +350,14 @@ impl Tracer {
         span
     }
 
+    fn new_trace_id(&self, start: Instant) -> TraceId {
+        let random = ids::trace_id(self.short_trace_ids);
+        if self.dated_trace_ids && !self.short_trace_ids {
+            return ids::dated(random, self.clock.timestamp(start));
+        }
+        random
+    }
+
     fn decide(&self, trace_id: TraceId, opening: &Opening<'_>, now: Instant) -> Decision {
         let operation = &opening.operation;
         let decision = match opening.request {
@@ -369,11 +379,7 @@ impl Tracer {
     ) -> ActiveSpan {
         let (trace_id, carried, random) = match root.start {
             Some(start) => (start.trace_id, start.carried, false),
-            None => (
-                ids::trace_id(self.short_trace_ids),
-                Carried::default(),
-                true,
-            ),
+            None => (self.new_trace_id(start), Carried::default(), true),
         };
         let mut decided = None;
         let (state, by) = match (&root.debug_id, root.decision) {

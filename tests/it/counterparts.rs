@@ -322,7 +322,7 @@ async fn zipkin_shows_the_request() {
     let Some(zipkin) = Zipkin::start().await else {
         return;
     };
-    for encoding in ["json", "proto3"] {
+    for encoding in ["json", "proto3", "thrift"] {
         let wire = json!({ "zipkin": { "endpoint": url(zipkin.port), "encoding": encoding } });
         let mut expected = exchange(&wire).await;
         let trace = zipkin.trace(&expected[0].trace_id, 2).await;

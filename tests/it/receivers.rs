@@ -18,6 +18,9 @@ use pillion::net::client::Client;
 use pillion::net::grpc;
 use serde_json::Value;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
 
 use crate::support::collector::Collector;
@@ -312,6 +315,11 @@ async fn programs_that_ask_get_this_sidecars_own_rates_in_their_spelling() {
         credits["balances"][1],
         json!({ "operation": "y", "balance": 1.0 })
     );
+    let (_, credits) = get(agent, "/credits?service=a&uuid=1&operations=z").await;
+    assert_eq!(
+        credits["balances"][0]["balance"], 1.0,
+        "an operation that comes later starts with as much"
+    );
     assert_eq!(
         get(pillion.address("jaeger.http"), "/api/sampling?service=a")
             .await
@@ -323,6 +331,43 @@ async fn programs_that_ask_get_this_sidecars_own_rates_in_their_spelling() {
         let (code, message) = call(pillion.address(port), jaeger_strategy::METHOD, question).await;
         assert_eq!(code, 0, "{port}");
         assert_eq!(Answer::from_proto(&message), Ok(Answer::probabilistic(1.0)));
+    }
+}
+
+#[tokio::test]
+async fn captured_questions_are_answered_as_they_were_asked() {
+    let (pillion, _collector) = start().await;
+    let strategy = r#""strategyType":"PROBABILISTIC""#;
+    let credits = r#"{"balances":[{"balance":1.0,"operation":"dbg"},{"balance":1.0,"operation":"debug-root"}]}"#;
+    let questions: [(&[u8], &str); 4] = [
+        (
+            data!("jaeger/20-python-4.8.0-sampling-poll.head.txt"),
+            strategy,
+        ),
+        (
+            data!("jaeger/21-node-3.19.0-sampling-poll.head.txt"),
+            strategy,
+        ),
+        (
+            data!("jaeger/22-otel-js-0.222.0-sampling-poll.head.txt"),
+            strategy,
+        ),
+        (
+            data!("jaeger/23-python-4.8.0-credits-poll.head.txt"),
+            credits,
+        ),
+    ];
+    for (question, expected) in questions {
+        let mut asker = TcpStream::connect(pillion.address("jaeger.sampling"))
+            .await
+            .unwrap();
+        asker.write_all(question).await.unwrap();
+        // Whoever keeps the connection asks no more.
+        asker.shutdown().await.unwrap();
+        let mut answer = String::new();
+        asker.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains(expected), "{answer}");
     }
 }
 

@@ -220,6 +220,26 @@ async fn opentelemetrys_remote_sampler_asks_the_sidecar() {
     assert!(told >= 1.0, "{told}");
 }
 
+/// A client that has to ask before it forces a trace starts with nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_ask_for_credits_force_as_many_traces_as_they_get() {
+    let Some(node) = apps::node() else { return };
+    for (credits, expected) in [(1, "forced"), (0, "refused")] {
+        let mut receivers = everywhere();
+        receivers["jaeger"]["debug_credits"] = json!(credits);
+        let pillion = proxy::Pillion::start(json!({ "receivers": receivers }));
+        let port = pillion.address("jaeger.sampling").port().to_string();
+        let variables = [
+            ("AGENT_HOST", "127.0.0.1"),
+            ("SAMPLING_PORT", port.as_str()),
+        ];
+        let process = apps::run(&node, "forces_jaeger.js", &[], &variables);
+        let limit = Duration::from_secs(30);
+        let printed = tokio::time::timeout(limit, apps::output(process, "the client")).await;
+        assert_eq!(printed.unwrap().trim(), expected, "{credits}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_benchmark_against_jaegers_agent_loses_nothing_in_its_short_form() {
     let all = ["python", "node", "go", "java"];

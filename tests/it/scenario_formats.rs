@@ -1,5 +1,7 @@
 //! Every format beside every other in one request through a sidecar: who is followed, and that it is counted once.
 
+use std::time::UNIX_EPOCH;
+
 use http::HeaderMap;
 use pillion::model::SamplingState;
 use pillion::model::SpanContext;
@@ -107,6 +109,44 @@ async fn the_configured_winner_is_followed_and_one_conflict_counted() {
         }
     }
     assert_eq!(n_requests, carriers().count() * (carriers().count() - 1));
+}
+
+/// X-Ray's servers took no other ids for years.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traces_that_may_come_to_xray_begin_with_the_time() {
+    let app = Upstream::start().await;
+    let xray = json!({ "xray": { "endpoint": "127.0.0.1:9" } });
+    for (settings, expected) in [
+        (json!({}), false),
+        (
+            json!({ "propagation": { "inject": ["tracecontext", "xray"] } }),
+            true,
+        ),
+        (json!({ "reporters": [xray] }), true),
+        (
+            json!({ "reporters": [{ "failover": { "members": [{ "log": {} }, xray] } }] }),
+            true,
+        ),
+    ] {
+        let mut all = json!({ "sampling": { "constant": { "decision": true } } });
+        for (key, value) in settings.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        let pillion = Pillion::inbound_to(([127, 0, 0, 1], app.port).into(), all);
+        let before = UNIX_EPOCH.elapsed().unwrap().as_secs();
+        request(&pillion, &HeaderMap::new()).await;
+        let after = UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let head = app.heads().pop().unwrap();
+        let id = head
+            .lines()
+            .find_map(|line| line.strip_prefix("traceparent: 00-"));
+        let seconds = u64::from_str_radix(&id.unwrap()[..8], 16).unwrap();
+        let is_dated = (before..=after).contains(&seconds);
+        assert_eq!(is_dated, expected, "{settings}: {head}");
+        if head.contains("x-amzn-trace-id") {
+            assert!(head.contains(&format!("Root=1-{seconds:08x}-")), "{head}");
+        }
+    }
 }
 
 async fn request(pillion: &Pillion, headers: &HeaderMap) {

@@ -104,8 +104,8 @@ fn span_from(span: Span, origins: &mut Origins<'_>) -> Option<model::Span> {
     Some(model::Span {
         context,
         parent,
-        // Which process the parent ran in is not said.
-        remote_parent: false,
+        // Which process the parent ran in is not said, but what kind of span this is.
+        remote_parent: parent.is_some() && parts.kind.is_entry(),
         name: span.operation,
         kind: parts.kind,
         start: Timestamp(start),
@@ -342,6 +342,27 @@ mod tests {
             ]
         );
         assert_eq!(again.parent_span_id, 3);
+    }
+
+    #[test]
+    fn what_enters_a_process_has_its_parent_in_another() {
+        for (kind, parent, expected) in [
+            ("server", 3, true),
+            ("consumer", 3, true),
+            ("client", 3, false),
+            ("internal", 3, false),
+            ("server", 0, false),
+        ] {
+            let span = Span {
+                trace_id_low: 1,
+                span_id: 2,
+                parent_span_id: parent,
+                tags: vec![Tag::text("span.kind", kind)],
+                ..Span::default()
+            };
+            let back = taken(Process::default(), vec![span]).spans.remove(0);
+            assert_eq!(back.remote_parent, expected, "{kind} below {parent}");
+        }
     }
 
     #[test]

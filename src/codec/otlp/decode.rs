@@ -191,12 +191,17 @@ fn span(
     let (Some(trace_id), Some(span_id), Some(parent)) = (trace_id, span_id, parent) else {
         return Ok(None);
     };
+    let kind = kind_of(kind);
     Ok(Some(Span {
         context: received_context(trace_id, span_id, flags, trace_state),
         parent,
-        remote_parent: flags & 0x200 != 0,
+        // Exporters before these flags, and many since, do not say it.
+        remote_parent: match flags & 0x100 {
+            0 => parent.is_some() && kind.is_entry(),
+            _ => flags & 0x200 != 0,
+        },
         name,
-        kind: kind_of(kind),
+        kind,
         start: Timestamp(start),
         end: Timestamp(end.max(start)),
         attributes: attributes.into(),

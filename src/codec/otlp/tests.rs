@@ -160,6 +160,55 @@ impl crate::model::Event {
 }
 
 #[test]
+fn captures_say_what_their_descriptions_say() {
+    macro_rules! data {
+        ($name:literal) => {
+            include_str!(concat!("../../../tests/data/otlp/", $name))
+        };
+    }
+    let plain = include_bytes!("../../../tests/data/otlp/01-python-1.45.1-http-protobuf.body.bin");
+    let grpc = include_bytes!("../../../tests/data/otlp/04-python-1.45.1-grpc-export.bin");
+    for (bytes, description) in [
+        (&plain[..], data!("01-python-1.45.1-http-protobuf.json")),
+        (grpc, data!("04-python-1.45.1-grpc-export.json")),
+    ] {
+        // They name what OTLP's own JSON has numbers for.
+        let mut json = description.to_owned();
+        for (name, number) in [
+            ("SPAN_KIND_SERVER", "2"),
+            ("SPAN_KIND_CLIENT", "3"),
+            ("STATUS_CODE_ERROR", "2"),
+        ] {
+            json = json.replace(&format!("\"{name}\""), number);
+        }
+        let described = decode_json(json.as_bytes(), Limits::default()).unwrap();
+        let decoded = decode(bytes, Limits::default()).unwrap();
+        assert_eq!(decoded.spans.len(), 2);
+        assert_eq!(decoded, described);
+    }
+}
+
+#[test]
+fn where_the_parent_ran_is_read_or_follows_from_the_kind() {
+    let good = ExportTraceServiceRequest::of(&[Arc::new(bare_span())]);
+    for (flags, kind, parent, expected, why) in [
+        (0x300, 1, 1, true, "said to be remote"),
+        (0x100, 2, 1, false, "said to be local, though a server's"),
+        (0, 2, 1, true, "a server's, nothing said"),
+        (1, 5, 1, true, "a consumer's, nothing said"),
+        (0, 3, 1, false, "a client's, nothing said"),
+        (0, 2, 0, false, "a root"),
+    ] {
+        let mut request = good.clone();
+        let span = &mut request.resource_spans[0].scope_spans[0].spans[0];
+        (span.flags, span.kind) = (flags, kind);
+        span.parent_span_id = vec![parent; 8];
+        let decoded = decode(&request.encode_to_vec(), Limits::default()).unwrap();
+        assert_eq!(decoded.spans[0].remote_parent, expected, "{why}");
+    }
+}
+
+#[test]
 fn the_gzip_capture_is_the_plain_one_compressed() {
     let gzip =
         include_bytes!("../../../tests/data/otlp/02-python-1.45.1-http-protobuf-gzip.body.bin");

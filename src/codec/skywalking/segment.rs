@@ -17,6 +17,7 @@ use serde::de::Error as _;
 use crate::codec::skywalking::carried;
 use crate::codec::skywalking::segment_text;
 use crate::codec::skywalking::trace_text;
+use crate::codec::text_value::http_method;
 use crate::codec::text_value::peer;
 use crate::codec::text_value::text_at;
 use crate::codec::text_value::text_of;
@@ -220,7 +221,7 @@ impl Segment {
 
 impl Span {
     fn of(span: &model::Span, refs: Vec<Reference>) -> Self {
-        let is_http = span.attribute("http.request.method").is_some();
+        let is_http = http_method(span).is_some();
         let (span_type, component_id) = match span.kind {
             Kind::Server | Kind::Consumer => (0, HTTP_SERVER),
             Kind::Client | Kind::Producer => (1, HTTP_CLIENT),
@@ -262,7 +263,7 @@ fn pairs(attributes: &[Attribute]) -> Vec<Pair> {
         key: match attribute.key.as_str() {
             "http.request.method" => "http.method".to_owned(),
             "http.response.status_code" => "http.status_code".to_owned(),
-            "url.full" => "url".to_owned(),
+            "url.full" | "http.url" => "url".to_owned(),
             key => key.to_owned(),
         },
         value: text_of(&attribute.value),

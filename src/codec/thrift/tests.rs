@@ -310,18 +310,25 @@ fn assert_same(batch: &Batch, expected: &Json, name: &str) {
         );
         for (place, reference) in span.references.iter().enumerate() {
             let expected = &expected["references"][place];
-            assert_eq!(expected["spanId"], reference.span_id as i64, "{name}");
+            for (key, half) in [
+                ("traceIdLow", reference.trace_id_low),
+                ("traceIdHigh", reference.trace_id_high),
+                ("spanId", reference.span_id),
+            ] {
+                assert_eq!(expected[key], half as i64, "{name}: {key}");
+            }
             let follows = reference.kind == RefType::FollowsFrom;
             assert_eq!(expected["refType"] == "FOLLOWS_FROM", follows, "{name}");
         }
     }
     assert_eq!(expected["seqNo"].as_i64(), batch.sequence, "{name}");
-    let dropped = batch.stats.map(|stats| stats.full_queue);
-    assert_eq!(
-        expected["stats"]["fullQueueDroppedSpans"].as_i64(),
-        dropped,
-        "{name}"
-    );
+    for (key, count) in [
+        ("fullQueueDroppedSpans", batch.stats.map(|s| s.full_queue)),
+        ("tooLargeDroppedSpans", batch.stats.map(|s| s.too_large)),
+        ("failedToEmitSpans", batch.stats.map(|s| s.failed_to_emit)),
+    ] {
+        assert_eq!(expected["stats"][key].as_i64(), count, "{name}: {key}");
+    }
 }
 
 fn assert_tags(tags: &[Tag], expected: &Json, name: &str) {
@@ -334,7 +341,10 @@ fn assert_tags(tags: &[Tag], expected: &Json, name: &str) {
             TagValue::Double(number) => ("DOUBLE", expected["vDouble"] == *number),
             TagValue::Bool(value) => ("BOOL", expected["vBool"] == *value),
             TagValue::Long(number) => ("LONG", expected["vLong"] == *number),
-            TagValue::Binary(_) => ("BINARY", !expected["vBinary"].is_null()),
+            TagValue::Binary(bytes) => {
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                ("BINARY", expected["vBinary"]["hex"] == hex)
+            }
         };
         assert_eq!(expected["vType"], kind, "{name}: {}", tag.key);
         assert!(same, "{name}: {tag:?} is not {expected}");

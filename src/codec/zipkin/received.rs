@@ -169,8 +169,7 @@ impl Plain {
             context: SpanContext::new(self.trace_id, self.id, state),
             parent: self.parent,
             // A shared span's parent is in the other process, as is the parent of a server's span.
-            remote_parent: self.parent.is_some()
-                && matches!(self.kind, Kind::Server | Kind::Consumer),
+            remote_parent: self.parent.is_some() && self.kind.is_entry(),
             name: self.name,
             kind: self.kind,
             start: Timestamp(start),

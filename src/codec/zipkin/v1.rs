@@ -145,6 +145,8 @@ fn halves(span: ZipkinSpan) -> Option<Vec<Plain>> {
         .map(|annotation| (micros(annotation.timestamp), annotation.value.to_string()))
         .collect();
     lead.tags = span.values.iter().filter_map(tag).collect();
+    // The first version has no word for "shared": a server that joined the caller's span left its times to the caller.
+    lead.shared = first == Kind::Server && span.timestamp == 0;
     if span.timestamp > 0 {
         lead.start = micros(span.timestamp);
     }
@@ -394,6 +396,19 @@ mod tests {
     }
 
     use crate::model::Timestamp;
+
+    #[test]
+    fn a_server_that_left_the_times_to_the_caller_shares_its_span() {
+        for (times, expected) in [("", false), (r#""timestamp":110,"#, true)] {
+            let text = format!(
+                r#"[{{"traceId":"1","id":"2",{times}"annotations":[{{"timestamp":110,"value":"sr"}},{{"timestamp":130,"value":"ss"}}]}}]"#
+            );
+            let spans = json(&text);
+            let own = spans[0].attribute(crate::codec::zipkin::SHARED).is_none();
+            assert_eq!(own, expected, "{text}");
+            assert_eq!(spans[0].duration_nanos(), 20_000);
+        }
+    }
 
     #[test]
     fn a_span_with_both_sides_of_a_call_becomes_two() {

@@ -59,6 +59,31 @@ fn what_does_not_fit_together_is_refused_at_its_place() {
             "x.yaml:1:42: a rate is not negative",
         ),
         (
+            "receivers: {otlp: {enabled: true}}\nreporters: [{otlp: {}}]\nsampling: {constant: {decision: true}}",
+            "x.yaml:2:14: localhost:4318 is `receivers.otlp.http` of this process, spans would go in circles",
+        ),
+        (
+            "receivers: {zipkin: {enabled: true, listen: '0.0.0.0:9'}}\n\
+             reporters: [{failover: {members: [{log: {}}, {zipkin: {endpoint: 'http://127.0.0.1:9'}}]}}]",
+            "x.yaml:2:14: 127.0.0.1:9 is `receivers.zipkin.listen` of this process, spans would go in circles",
+        ),
+        (
+            "receivers: {jaeger: {enabled: true}}\nreporters: [{jaeger_udp: {protocol: binary}}]",
+            "x.yaml:2:14: localhost:6832 is `receivers.jaeger.binary` of this process, spans would go in circles",
+        ),
+        (
+            "receivers: {skywalking: {enabled: true}}\nreporters: [log, {skywalking: {}}]",
+            "x.yaml:2:19: localhost:11800 is `receivers.skywalking.grpc` of this process, spans would go in circles",
+        ),
+        (
+            "receivers: {jaeger: {enabled: true}}\nsampling: {remote: {endpoint: 'grpc://localhost:14250'}}",
+            "x.yaml:2:31: localhost:14250 is `receivers.jaeger.grpc` of this process, it would ask itself",
+        ),
+        (
+            "receivers: {max_message: 0}",
+            "x.yaml:1:26: must be more than zero",
+        ),
+        (
             "reporters: [{otlp: {queue: {capacity: 0}}}]",
             "x.yaml:1:39: 0 is outside 1 to 1000000",
         ),
@@ -171,6 +196,15 @@ fn strategies_come_from_the_collectors_host() {
             Some("http://c:5778/sampling"),
         ),
         ("[]", None),
+        // The only one there to ask is this process.
+        (
+            "[{otlp: {endpoint: 'http://127.0.0.1:4318'}}]\nreceivers: {jaeger: {enabled: true}}",
+            None,
+        ),
+        (
+            "[{otlp: {endpoint: 'http://c'}}]\nreceivers: {jaeger: {enabled: true}}",
+            Some("http://c:5778/sampling"),
+        ),
     ] {
         let loaded = load(&format!("reporters: {reporters}")).unwrap_or_else(|e| panic!("{e}"));
         let printed = loaded.print();
