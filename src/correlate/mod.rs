@@ -116,11 +116,13 @@ pub struct Pacing {
     /// Unit: 0 to 1. Default: `0`. Reload: restart.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub share: f64,
-    /// How long the program may work on one delivery while others wait. If it takes longer its calls get no parent.
+    /// How long the program may work on one delivery while others wait; one in four may take four times as long. If it
+    /// takes longer its calls get no parent.
     ///
     /// Unit: duration. Default: `5ms`. Reload: restart.
     pub window: HumanDuration,
-    /// How long a paced delivery may wait for its turn. Then it is delivered as others are.
+    /// How long a paced request may wait for its turn, then it is delivered as others are; the response to one of its calls
+    /// four times as long.
     ///
     /// Unit: duration. Default: `50ms`. Reload: restart.
     pub patience: HumanDuration,

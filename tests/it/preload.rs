@@ -264,6 +264,46 @@ async fn the_program_may_be_first_and_the_sidecar_may_start_anew() {
     assert_eq!(program.stderr(), "");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
+    let Some(pod) = Pod::new().await else {
+        return;
+    };
+    let mut sidecar = pod.sidecar();
+    let program = pod.program(1).await;
+    pod.until_linked("first").await;
+    let becomes: [(&str, fn(&Path)); 4] = [
+        ("gone", |_| ()),
+        ("file", |path| fs::write(path, "theirs").unwrap()),
+        ("directory", |path| fs::create_dir(path).unwrap()),
+        ("link", |path| {
+            std::os::unix::fs::symlink(path, path).unwrap();
+        }),
+    ];
+    for (name, become_it) in becomes {
+        let socket = pod.socket();
+        fs::remove_file(&socket)
+            .or_else(|_| fs::remove_dir(&socket))
+            .ok();
+        become_it(&socket);
+        // Beyond the time after which the program looks again.
+        let until = Instant::now() + Duration::from_millis(2_200);
+        for n in 0.. {
+            let span = pod.call(&format!("/{name}/{n}")).await;
+            assert_eq!(span.attribute("pillion.link.method"), "thread", "{span:?}");
+            if Instant::now() > until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    sidecar.signal(rustix::process::Signal::TERM);
+    assert!(sidecar.wait().success());
+    let left = fs::symlink_metadata(pod.socket()).unwrap();
+    assert!(left.is_symlink(), "it takes nothing away but its own");
+    assert_eq!(program.stderr(), "");
+}
+
 /// What answers at the socket instead of Pillion.
 type Stranger = fn(&UnixStream);
 

@@ -45,6 +45,8 @@ pub use verdicts::Standing;
 
 /// Longest wait of a call for what its window says, beyond the window itself.
 const VERDICT: Duration = Duration::from_millis(50);
+/// So many times its usual limit a window may take, when few do.
+const LONGEST: u32 = 4;
 /// Most deliveries that wait for a window: beyond that requests are not paced.
 const MAX_WANTED: usize = 3;
 
@@ -222,7 +224,7 @@ impl Pacer {
             window.calls.push(told);
             verdict
         };
-        let heard = tokio::time::timeout(self.window + VERDICT, verdict).await;
+        let heard = tokio::time::timeout(self.window * LONGEST + VERDICT, verdict).await;
         heard.ok()?.ok()?
     }
 

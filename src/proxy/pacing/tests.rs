@@ -6,10 +6,15 @@ use std::process::Child;
 use std::process::Command;
 use std::thread::JoinHandle;
 
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+
 use super::*;
 use crate::correlate::Arrival;
 use crate::correlate::InFlight;
 use crate::correlate::InboundGuard;
+use crate::model::HumanDuration;
 use crate::net::process::look;
 use crate::net::rest::Rest;
 
@@ -22,7 +27,11 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        let pacer = Pacer::new(&Pacing::default());
+        Self::with(&Pacing::default())
+    }
+
+    fn with(pacing: &Pacing) -> Self {
+        let pacer = Pacer::new(pacing);
         let program = Command::new("sleep").arg("60").spawn().unwrap();
         let found = look(i32::try_from(program.id()).unwrap()).unwrap();
         pacer.look_at(vec![found]);
@@ -103,6 +112,29 @@ async fn a_window_in_which_somebody_was_answered_says_nothing() {
     let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async { drop(delivering) });
     assert!(verdict.is_none(), "bytes reach the program unseen");
     drop(bypass);
+}
+
+#[tokio::test]
+async fn a_program_that_comes_to_rest_a_little_late_is_waited_for() {
+    let window = Duration::from_millis(100);
+    let scene = Scene::with(&Pacing {
+        window: HumanDuration(window),
+        ..Pacing::default()
+    });
+    let ours = scene.passage(2);
+    let request = scene.paced();
+    scene.pacer.deliver(Side::Ours, 2, Some(request.inbound()));
+    let delivering = pass(&ours).await;
+    let program = Pid::from_child(&scene.program);
+    // One that is stopped does not sleep.
+    kill_process(program, Signal::STOP).unwrap();
+    let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async {
+        drop(delivering);
+        tokio::time::sleep(window * 3 / 2).await;
+        kill_process(program, Signal::CONT).unwrap();
+    });
+    let (cause, _) = verdict.unwrap();
+    assert!(Arc::ptr_eq(&cause, request.inbound()));
 }
 
 #[tokio::test]

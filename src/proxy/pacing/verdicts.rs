@@ -22,6 +22,8 @@ const SILENT: u32 = 20;
 const KINDS: usize = 256;
 /// More than one in so many windows that do not end in time: the program is too busy.
 const LATE: u32 = 2;
+/// One in so many windows may take longer than the limit says.
+const LONG: u32 = 4;
 /// How long nothing is paced then; twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
@@ -35,6 +37,8 @@ pub(super) struct Verdicts {
     paced: Sum,
     idle: Sum,
     n_late: u32,
+    /// Windows that took longer than the limit, in time or not.
+    n_long: u32,
     /// First windows of requests, and those with neither call nor answer.
     n_first: u32,
     n_silent: u32,
@@ -109,8 +113,19 @@ impl Verdicts {
             self.paced.halve();
             self.idle.halve();
             self.n_late /= 2;
+            self.n_long /= 2;
             self.n_pauses = 0;
         }
+    }
+
+    /// A window with a delivery took longer than the limit, or not.
+    pub(super) fn took_longer(&mut self, is_long: bool) {
+        self.n_long += u32::from(is_long);
+    }
+
+    /// True when so few windows take longer than the limit that the next one may.
+    pub(super) fn may_take_longer(&self) -> bool {
+        self.n_long.saturating_mul(LONG) <= self.paced.n_windows
     }
 
     /// A request of this kind is delivered. Nothing is known of a kind that is new, nor of the others beside it.
@@ -158,7 +173,7 @@ impl Verdicts {
 
     fn forget(&mut self) {
         (self.paced, self.idle) = (Sum::default(), Sum::default());
-        (self.n_late, self.n_turns) = (0, 0);
+        (self.n_late, self.n_long, self.n_turns) = (0, 0, 0);
         (self.n_first, self.n_silent) = (0, 0);
     }
 
@@ -319,6 +334,23 @@ mod tests {
         };
         assert_eq!(busy(&mut verdicts), PAUSE);
         assert_eq!(busy(&mut verdicts), 2 * PAUSE);
+    }
+
+    #[test]
+    fn a_few_windows_may_take_longer() {
+        for (each_long, expected, why) in [
+            (u32::MAX, true, "none did"),
+            (8, true, "one in eight"),
+            (2, false, "every second one"),
+        ] {
+            let mut verdicts = Verdicts::default();
+            assert!(verdicts.may_take_longer(), "nothing was seen");
+            for n in 1..=32_u32 {
+                verdicts.paced(1, MILLI, true);
+                verdicts.took_longer(n.is_multiple_of(each_long));
+            }
+            assert_eq!(verdicts.may_take_longer(), expected, "{why}");
+        }
     }
 
     #[test]
