@@ -101,7 +101,8 @@ mod tests {
                 key: Text::new(key),
                 value: value.clone(),
             })
-            .collect();
+            .collect::<Vec<_>>()
+            .into();
         span
     }
 
