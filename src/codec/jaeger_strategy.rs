@@ -138,13 +138,16 @@ impl Answer {
         Self::checked(answer)
     }
 
-    /// The type is what is there, never what it says.
+    /// The type is what is there, never what it says: that of the service's own strategy, beside which operations may
+    /// have rates.
     fn checked(mut answer: Self) -> Result<Self, DecodeError> {
-        let rates = answer.operations.is_some() || answer.probabilistic.is_some();
-        if !rates && answer.rate_limiting.is_none() {
-            return Err(DecodeError::Malformed("sampling strategy"));
-        }
-        answer.kind = if rates { PROBABILISTIC } else { RATE_LIMITING };
+        answer.kind = match (&answer.probabilistic, &answer.rate_limiting) {
+            (None, Some(_)) => RATE_LIMITING,
+            (None, None) if answer.operations.is_none() => {
+                return Err(DecodeError::Malformed("sampling strategy"));
+            }
+            _ => PROBABILISTIC,
+        };
         Ok(answer)
     }
 
@@ -264,6 +267,22 @@ mod tests {
         assert_eq!(json["strategyType"], "RATE_LIMITING");
         assert_eq!(json["rateLimitingSampling"]["maxTracesPerSecond"], 1);
         assert_eq!(asked_for(&question("shop")).unwrap(), "shop");
+    }
+
+    #[test]
+    fn a_limit_beside_rates_of_operations_stays_a_limit() {
+        // As Jaeger 1.62 answers for a service with a limit and one operation.
+        let told = br#"{"strategyType":"RATE_LIMITING","rateLimitingSampling":{"maxTracesPerSecond":7},"operationSampling":{
+            "defaultSamplingProbability":0.001,"defaultLowerBoundTracesPerSecond":0,"perOperationStrategies":[
+            {"operation":"o","probabilisticSampling":{"samplingRate":0.25}}],"defaultUpperBoundTracesPerSecond":0}}"#;
+        let answer = Answer::from_json(told).unwrap();
+        let answers = [Answer::from_proto(&answer.to_proto()).unwrap(), answer];
+        for answer in answers {
+            let passed_on: Json = serde_json::from_slice(&answer.to_json(Spelling::Name)).unwrap();
+            assert_eq!(passed_on["strategyType"], "RATE_LIMITING");
+            assert_eq!(passed_on["rateLimitingSampling"]["maxTracesPerSecond"], 7);
+            assert!(passed_on["operationSampling"].is_object());
+        }
     }
 
     #[test]

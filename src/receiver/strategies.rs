@@ -22,6 +22,8 @@ use crate::telemetry::metrics::StrategyAnswer;
 const FRESH: Duration = Duration::from_secs(10);
 /// How long a failure stands before the backend is asked again for the same service.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long somebody waits for whom there is an older answer. Jaeger's client for Go gives up after ten seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Services remembered; programs choose the names.
 const MAX_SERVICES: usize = 256;
 
@@ -91,7 +93,8 @@ impl Strategies {
         if asked.is_some_and(|since| since < good_for) {
             return self.say(&known, StrategyAnswer::Cached);
         }
-        match ask(source, service).await {
+        let asking = ask(source, service);
+        match patiently(known.answer.is_some(), asking).await {
             Ok(answer) => {
                 (known.answer, known.failure) = (Some(answer), None);
             }
@@ -115,6 +118,19 @@ impl Strategies {
             }
         }
     }
+}
+
+/// Waits for the backend; with an older answer at hand not so long that who asks gives up before getting that.
+async fn patiently(
+    has_older: bool,
+    asking: impl Future<Output = Result<Answer, String>>,
+) -> Result<Answer, String> {
+    if !has_older {
+        return asking.await;
+    }
+    let silent = || Err(format!("no answer within {PATIENCE:?}"));
+    let answer = tokio::time::timeout(PATIENCE, asking).await;
+    answer.unwrap_or_else(|_| silent())
 }
 
 async fn ask(source: &Source, service: &str) -> Result<Answer, String> {
@@ -144,4 +160,29 @@ fn entry(known: &mut HashMap<Text, Arc<Mutex<Known>>>, service: &str) -> Option<
     let entry = Arc::<Mutex<Known>>::default();
     known.insert(Text::new(service), Arc::clone(&entry));
     Some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_can_have_an_older_answer_does_not_wait_for_a_silent_backend() {
+        let after = |seconds| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok(Answer::probabilistic(0.5))
+        };
+        for (has_older, seconds, expected) in [(true, 4, true), (true, 6, false), (false, 9, true)]
+        {
+            let start = tokio::time::Instant::now();
+            let answer = patiently(has_older, after(seconds)).await;
+            assert_eq!(answer.is_ok(), expected, "{has_older} {seconds}");
+            let most = if has_older {
+                PATIENCE
+            } else {
+                Duration::from_secs(9)
+            };
+            assert!(start.elapsed() <= most, "{has_older} {seconds}");
+        }
+    }
 }

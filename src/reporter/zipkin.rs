@@ -1,12 +1,14 @@
 //! The `zipkin` reporter: span lists posted to `/api/v2/spans`, as JSON or proto3, or to `/api/v1/spans`, as Thrift.
 //!
 //! Success is 202, or 200 from those that speak Zipkin besides; what is repeated follows OTLP's rules, for Zipkin has
-//! none. Source: openzipkin/zipkin `ZipkinHttpCollector.java`.
+//! none. Source: openzipkin/zipkin `ZipkinHttpCollector.java`; openzipkin/b3-propagation, README.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderName;
+use http::HeaderValue;
 
 use crate::codec::zipkin;
 use crate::model::ByteSize;
@@ -140,11 +142,14 @@ impl Settings for Config {
             Encoding::Json | Encoding::Proto3 => "/api/v2/spans",
             Encoding::Thrift => "/api/v1/spans",
         };
+        let mut headers = header_map(&self.headers)?;
+        // Whoever traces what passes is not to trace this.
+        headers.entry(&B3).or_insert(HeaderValue::from_static("0"));
         Ok(Box::new(Zipkin {
             target: Target {
                 connector: Connector::new(&endpoint, &self.tls, Versions::Any)?,
                 uri: endpoint.with_default_path(path, None),
-                headers: header_map(&self.headers)?,
+                headers,
                 compression: self.compression,
                 timeout: self.timeout.0,
             },
@@ -153,6 +158,8 @@ impl Settings for Config {
         }))
     }
 }
+
+static B3: HeaderName = HeaderName::from_static("b3");
 
 impl Config {
     fn endpoint(&self) -> Result<Endpoint, BuildError> {

@@ -248,6 +248,7 @@ fn tracer(sampler: Arc<dyn Sampler>, sink: Arc<dyn Sink>) -> Arc<Tracer> {
         decisions: metrics.sampler(&["const", "probabilistic", "ratelimiting", "lowerbound"]),
         keep: None,
         short_trace_ids: false,
+        dated_trace_ids: false,
     })
 }
 

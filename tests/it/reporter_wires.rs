@@ -62,6 +62,7 @@ async fn zipkin_posts_lists_in_either_spelling() {
         assert_eq!(book.exported, 3, "{yaml}: {book:?}");
         assert_eq!(received[0].path, path);
         assert_eq!(received[0].headers["content-type"], content_type);
+        assert_eq!(received[0].headers["b3"], "0", "not to be traced itself");
         let message = received[0].message();
         assert_eq!(message[0], first, "a list");
         if content_type == json {
