@@ -30,6 +30,8 @@ mod library_alone;
 mod limits;
 mod linking;
 mod linking_hostile;
+mod linking_lives;
+mod linking_privileges;
 mod operations;
 mod pages;
 mod preload;
