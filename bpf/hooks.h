@@ -48,6 +48,8 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
     return 0;
   }
   if (new == TCP_ESTABLISHED) {
+    /* Who else is near, as a collector, is nobody's business. */
+    if (has_one_port && remote_port(sk) != program_port) return 0;
     __u8 is_open = 1;
     call->ends = (struct ends){.near = local_address(sk),
                                .far = remote_address(sk),

@@ -16,8 +16,9 @@ const volatile __u32 network = 0;
 const volatile __u64 pid_namespace_dev = 0;
 const volatile __u64 pid_namespace = 0;
 const volatile __u32 sidecar_pid = 0;
-/* The program listens there. 0: that is not known. */
+/* The program listens there, 0: that is not known; and requests go to no other port. */
 const volatile __u32 program_port = 0;
+const volatile __u32 has_one_port = 0;
 /* Event loops without a probe are followed too: `on_system_call` is attached. */
 const volatile __u32 follows_events = 0;
 

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::app::run::RunError;
 use crate::app::run::Running;
+use crate::config::Config;
 use crate::correlate;
 use crate::net::evidence::Evidence;
 use crate::net::evidence::offer::Offer;
@@ -173,11 +174,12 @@ pub(super) fn start_pacing(shared: &Shared, inside: Option<&Netns>) -> io::Resul
 /// # Errors
 /// It is required and refused.
 pub(super) fn ask_kernel(
-    config: &correlate::Config,
-    port: Option<u16>,
+    config: &Config,
     inside: Option<&Netns>,
     shared: &Arc<Shared>,
 ) -> Result<(), RunError> {
+    let (program, redirect) = (config.app.as_ref(), config.inbound.redirect.as_ref());
+    let config = &config.linking;
     if config.kernel == correlate::Kernel::Off {
         tell_profile("restricted", &"linking.kernel is off");
         return Ok(());
@@ -188,7 +190,8 @@ pub(super) fn ask_kernel(
     }?;
     let scope = Scope {
         network,
-        port,
+        port: program.map(|program| program.port),
+        has_one_port: redirect.is_none(),
         follows_events: config.mode.follows_events(),
     };
     if config.kernel == correlate::Kernel::Required {

@@ -46,8 +46,10 @@ impl Running {
             };
             let mut pause = SOON;
             loop {
+                let kernel = shared.kernel.get();
+                let named = kernel.map(|kernel| kernel.probed.named());
                 let looked = blocking(move || {
-                    let is_changed = search.again();
+                    let is_changed = search.again(&named.unwrap_or_default());
                     Ok((search, is_changed))
                 });
                 let Ok((again, is_changed)) = looked.await else {
@@ -96,7 +98,7 @@ impl Running {
         if sight.programs.is_empty() {
             state["needs"] = match sight.hidden {
                 0 => "a program that listens in this network and in a process that is seen from here (in Kubernetes: shareProcessNamespace)",
-                _ => "CAP_SYS_PTRACE, or the program's user",
+                _ => "CAP_SYS_PTRACE (and CAP_DAC_READ_SEARCH in the profile restricted), or the program's user",
             }
             .into();
         }

@@ -281,8 +281,7 @@ impl Running {
             evidence,
             pacer,
         );
-        let port = config.app.as_ref().map(|app| app.port);
-        linking::ask_kernel(&config.linking, port, lasting.inside.as_ref(), &shared)?;
+        linking::ask_kernel(&config, lasting.inside.as_ref(), &shared)?;
         linking::start_pacing(&shared, lasting.inside.as_ref())?;
         let running = Arc::new(Self {
             effective: Mutex::default(),

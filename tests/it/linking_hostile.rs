@@ -65,7 +65,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn linking(admin: SocketAddr) -> Value {
+/// What `/linking` answers.
+pub(crate) fn linking(admin: SocketAddr) -> Value {
     let text = get(admin, "/linking").unwrap();
     // It may come in chunks.
     let (begin, end) = (text.find('{').unwrap(), text.rfind('}').unwrap());

@@ -31,6 +31,8 @@ mod limits;
 mod linking;
 mod linking_hostile;
 mod linking_slots;
+mod linking_lives;
+mod linking_privileges;
 mod operations;
 mod pages;
 mod preload;

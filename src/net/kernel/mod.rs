@@ -74,6 +74,8 @@ pub struct Scope {
     pub network: u64,
     /// Where the program listens; `None`: it is not looked into before its first request.
     pub port: Option<u16>,
+    /// Requests go to no other port: who listens there is not the program.
+    pub has_one_port: bool,
     /// Event loops without a probe are followed too.
     pub follows_events: bool,
 }
@@ -102,6 +104,7 @@ impl Kernel {
         let (network, own) = (scope.network as u32, std::process::id());
         let events = u32::from(scope.follows_events);
         let port = scope.port.map_or(0, u32::from);
+        let has_one_port = u32::from(scope.has_one_port && scope.port.is_some());
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&types))
@@ -111,6 +114,7 @@ impl Kernel {
             .override_global("pid_namespace", &pid_namespace, true)
             .override_global("sidecar_pid", &own, true)
             .override_global("program_port", &port, true)
+            .override_global("has_one_port", &has_one_port, true)
             .override_global("follows_events", &events, true);
         let mut programs = loader
             .load(OBJECT)

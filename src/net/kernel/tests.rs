@@ -11,6 +11,7 @@ fn load() -> Option<Kernel> {
     let scope = Scope {
         network: network_namespace().unwrap(),
         port: None,
+        has_one_port: false,
         follows_events: true,
     };
     match Kernel::load(scope) {

@@ -47,8 +47,8 @@ impl Search {
     /// Looks again. True: `found` has other processes, or other programs in them.
     ///
     /// All processes are looked at when the sockets are others, when one that was found has ended or become another
-    /// program, and now and then.
-    pub fn again(&mut self) -> bool {
+    /// program, and now and then. `named` are known to serve, by other evidence, where their descriptors may not be seen.
+    pub fn again(&mut self, named: &[i32]) -> bool {
         let sockets = self.diag.listeners(self.port).unwrap_or_default();
         let is_same = sockets == self.sockets && self.found.iter().all(Program::is_same);
         let is_due = self.n_searches.is_multiple_of(THOROUGH);
@@ -56,7 +56,7 @@ impl Search {
         self.sockets = sockets;
         let pids = match is_same && !is_due && !self.found.is_empty() {
             true => self.found.iter().map(|program| program.pid).collect(),
-            false => self.holders(),
+            false => self.holders(named),
         };
         let before = |pid| self.found.iter().find(|program| program.pid == pid);
         let found = pids
@@ -76,7 +76,7 @@ impl Search {
     }
 
     /// The processes that hold one of the sockets, ascending.
-    fn holders(&mut self) -> Vec<i32> {
+    fn holders(&mut self, named: &[i32]) -> Vec<i32> {
         self.hidden = 0;
         if self.sockets.is_empty() {
             return Vec::new();
@@ -90,6 +90,7 @@ impl Search {
             match holds(pid, &self.sockets) {
                 Ok(true) => found.push(pid),
                 Ok(false) => {}
+                Err(_) if named.contains(&pid) && may_be_seen(pid) => found.push(pid),
                 // One that ended meanwhile hides nothing.
                 Err(_) => self.hidden += usize::from(stat(pid).is_some()),
             }
@@ -97,6 +98,11 @@ impl Search {
         found.sort_unstable();
         found
     }
+}
+
+/// True when its program may be looked at, if not its descriptors.
+fn may_be_seen(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 fn holds(pid: i32, sockets: &[u32]) -> io::Result<bool> {

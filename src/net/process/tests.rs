@@ -131,7 +131,7 @@ fn whoever_holds_a_listening_socket_is_found_and_its_end_noticed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut search = Search::new(port).unwrap();
-    search.again();
+    search.again(&[]);
     assert_eq!(search.found, [], "this process looks for others");
     // The child's standard input is the socket.
     let child = Command::new("sleep")
@@ -148,13 +148,13 @@ fn whoever_holds_a_listening_socket_is_found_and_its_end_noticed() {
         .any(|program| program.pid == pid && program.name.contains("sleep"))
     {
         assert!(Instant::now() < deadline, "{:?}", search.found);
-        search.again();
+        search.again(&[]);
     }
     assert_eq!(search.found[0].runtime, Runtime::Native);
-    assert!(!search.again(), "nothing has changed");
+    assert!(!search.again(&[]), "nothing has changed");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(search.again(), "it has ended");
+    assert!(search.again(&[]), "it has ended");
     assert_eq!(search.found, []);
 }
 
@@ -178,7 +178,7 @@ fn a_fork_and_an_exec_are_noticed() {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !search.found.iter().any(is_so) {
             assert!(Instant::now() < deadline, "{what}: {:?}", search.found);
-            search.again();
+            search.again(&[]);
         }
     };
     until(&mut search, "bash", &|one| {
@@ -196,5 +196,5 @@ fn a_fork_and_an_exec_are_noticed() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
     }
     child.wait().unwrap();
-    assert!(search.again());
+    assert!(search.again(&[]));
 }

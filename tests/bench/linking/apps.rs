@@ -28,7 +28,7 @@ enum Kind {
     Interpreter(&'static str, &'static str),
     /// A script that needs packages.
     Python(&'static str),
-    /// Flask behind gunicorn with these arguments.
+    /// gunicorn with these arguments.
     Gunicorn(&'static [&'static str]),
     /// A script.
     Node(&'static str),
@@ -66,17 +66,31 @@ pub(crate) const APPS: &[App] = &[
     app("python-threads", Kind::SystemPython("threads.py"), &[]),
     app(
         "gunicorn-sync",
-        Kind::Gunicorn(&["--worker-class=sync", "--workers=4"]),
+        Kind::Gunicorn(&["--worker-class=sync", "--workers=4", "flask_app:app"]),
         &[],
     ),
     app(
         "gunicorn-gthread",
-        Kind::Gunicorn(&["--worker-class=gthread", "--workers=2", "--threads=16"]),
+        Kind::Gunicorn(&[
+            "--worker-class=gthread",
+            "--workers=2",
+            "--threads=16",
+            "flask_app:app",
+        ]),
         &[],
     ),
     app(
         "gunicorn-gevent",
-        Kind::Gunicorn(&["--worker-class=gevent", "--workers=1"]),
+        Kind::Gunicorn(&["--worker-class=gevent", "--workers=1", "flask_app:app"]),
+        &[],
+    ),
+    app(
+        "gunicorn-aiohttp",
+        Kind::Gunicorn(&[
+            "--worker-class=aiohttp.GunicornWebWorker",
+            "--workers=2",
+            "aiohttp_app:app",
+        ]),
         &[],
     ),
     app(
@@ -171,7 +185,6 @@ impl App {
                 let mut command = vec![installed("gunicorn")?];
                 command.push(format!("--bind={ADDRESS}:{port}").into());
                 command.extend(arguments.iter().map(OsString::from));
-                command.push("flask_app:app".into());
                 command
             }
             Kind::Node(name) => vec![found("node")?, script(name)],

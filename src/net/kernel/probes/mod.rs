@@ -69,9 +69,25 @@ pub struct Probed {
     list: Mutex<Vec<(i32, Probe)>>,
     /// When the latest probes were attached.
     since: Mutex<Option<Instant>>,
+    /// Processes that were named: whoever listens for requests or reads them.
+    named: Mutex<Vec<i32>>,
 }
 
 impl Probed {
+    /// The processes that were named, as far as they are there: what serves requests, whoever may look into it.
+    pub fn named(&self) -> Vec<i32> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.retain(|pid| process::stat(*pid).is_some());
+        named.clone()
+    }
+
+    fn is_named(&self, pid: i32) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if !named.contains(&pid) && named.len() < MAX_KNOWN {
+            named.push(pid);
+        }
+    }
+
     /// Each process with its probe, the latest last.
     pub fn list(&self) -> Vec<(i32, Probe)> {
         self.lock().clone()
@@ -192,8 +208,7 @@ impl Watch {
             match self.wait() {
                 Ok(ended) => {
                     for process in ended {
-                        self.forget(process);
-                        self.maps.forget(process);
+                        self.forget(process, Maps::forget);
                     }
                 }
                 Err(Stopped) => return,
@@ -244,21 +259,23 @@ impl Watch {
     }
 
     /// A process has ended, or another program runs in it: nothing of what was seen in it counts any more.
-    fn forget(&mut self, process: u32) {
+    fn forget(&mut self, process: u32, forget: impl Fn(&mut Maps, u32)) {
         if let Some(known) = self.known.remove(&process) {
-            self.probed.set(known.pid, None);
+            let pid = known.pid;
             drop(known);
-            self.maps.forget_program(process);
+            forget(&mut self.maps, process);
+            self.probed.set(pid, None);
         }
     }
 
     fn is_named(&mut self, seen: Seen) {
+        self.probed.is_named(seen.pid);
         if let Some(known) = self.known.get(&seen.process) {
             let has_probes = !known.links.is_empty();
             if known.program == seen.program && (has_probes || seen.what == LISTENS) {
                 return;
             }
-            self.forget(seen.process);
+            self.forget(seen.process, Maps::forget_program);
         }
         self.waiting
             .retain(|waiting| waiting.seen.process != seen.process);
@@ -407,7 +424,7 @@ fn name_of(program: &Program) -> Option<&'static str> {
 fn refusal(error: &io::Error) -> Refusal {
     Refusal::Never(match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "needs the capability SYS_PTRACE where users differ".to_owned()
+            "needs CAP_SYS_PTRACE: it is another user's, or Yama guards it".to_owned()
         }
         _ => error.to_string(),
     })

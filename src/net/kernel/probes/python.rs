@@ -4,6 +4,8 @@
 //! in the process itself. A thread's state points to its interpreter and knows the address of the thread's own block of
 //! memory, which points to itself; the block points to the state; the state points to an object of the type Context.
 
+use std::cell::Cell;
+
 use crate::net::kernel::probes::attach::Place;
 use crate::net::kernel::probes::target::Memory;
 use crate::net::kernel::probes::target::Target;
@@ -16,6 +18,8 @@ const NEAR: usize = 4;
 const BLOCK: std::ops::Range<usize> = 32..192;
 /// Most states that are compared.
 const MAX_STATES: usize = 64;
+/// Most looks at the memory: a Python takes some thousand, what leads round in circles has no end.
+const MAX_LOOKS: u32 = 65_536;
 
 /// Where things lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,33 @@ pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static 
     Ok((layout, places.ok_or("its Python is loaded in another way")?))
 }
 
+/// Memory that can be looked at so often and no more.
+struct Patient<'a, M> {
+    memory: &'a M,
+    left: Cell<u32>,
+}
+
+impl<'a, M: Memory> Patient<'a, M> {
+    fn new(memory: &'a M) -> Self {
+        Self {
+            memory,
+            left: Cell::new(MAX_LOOKS),
+        }
+    }
+}
+
+impl<M: Memory> Memory for Patient<'_, M> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0 && self.memory.read(address, buffer)
+    }
+
+    fn is_written(&self, address: u64) -> bool {
+        self.memory.is_written(address)
+    }
+}
+
 /// What a state looks like.
 struct State {
     address: u64,
@@ -90,6 +121,7 @@ struct State {
 }
 
 fn find(memory: &impl Memory, runtime: u64, context_type: u64) -> Result<Layout, &'static str> {
+    let memory = &Patient::new(memory);
     let interpreters = memory.words(runtime, RUNTIME);
     for interpreter in interpreters {
         if !memory.is_written(interpreter) {
@@ -99,7 +131,9 @@ fn find(memory: &impl Memory, runtime: u64, context_type: u64) -> Result<Layout,
         if states.is_empty() {
             continue;
         }
-        if let Some(layout) = fit(memory, &states, context_type) {
+        let layout = fit(memory, &states, context_type);
+        // What was not looked at might not fit.
+        if let Some(layout) = layout.filter(|_| memory.left.get() > 0) {
             return Ok(layout);
         }
     }
@@ -264,5 +298,16 @@ mod tests {
             assert_eq!(found(&words), None, "{why}");
         }
         assert_eq!(found(&Words::default()), None, "no memory");
+    }
+
+    #[test]
+    fn what_leads_round_in_circles_is_refused_in_time() {
+        let mut words = Words::default();
+        for index in 0..4_096 {
+            words.put(RUNTIME_AT + 8 * index, RUNTIME_AT + 8 * (index * 7 % 4_096));
+        }
+        let memory = Patient::new(&words);
+        assert!(find(&memory, RUNTIME_AT, TYPE).is_err());
+        assert!(memory.left.get() == 0, "it was tried");
     }
 }

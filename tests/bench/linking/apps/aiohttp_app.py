@@ -1,4 +1,4 @@
-"""aiohttp: one event loop; with LOOP=uvloop on uvloop."""
+"""aiohttp: one event loop; with LOOP=uvloop on uvloop; or in workers of gunicorn."""
 
 import asyncio
 import itertools
@@ -83,4 +83,5 @@ app = web.Application()
 app.cleanup_ctx.append(life)
 app.router.add_get("/jobs/{switch}", switch_jobs)
 app.router.add_get("/{pattern}/{id}", serve)
-web.run_app(app, host="127.0.0.1", port=PORT, print=None, access_log=None, backlog=512)
+if __name__ == "__main__":
+    web.run_app(app, host="127.0.0.1", port=PORT, print=None, access_log=None, backlog=512)
