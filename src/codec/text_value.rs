@@ -56,6 +56,8 @@ const PEERS: &[(&str, &str)] = &[
     ("peer.address", "peer.port"),
     ("peer.ipv4", "peer.port"),
     ("peer.ipv6", "peer.port"),
+    ("service.peer.name", "peer.port"),
+    ("peer.service", "peer.port"),
     ("db.name", "db.name"),
 ];
 
@@ -135,6 +137,13 @@ mod tests {
             (
                 &[("peer.ipv4", text("10.0.0.9")), ("peer.port", text("81"))],
                 Some(("10.0.0.9", Some(81))),
+            ),
+            (
+                &[
+                    ("peer.service", text("db")),
+                    ("peer.port", Value::I64(5432)),
+                ],
+                Some(("db", Some(5432))),
             ),
             (
                 &[("db.name", text("orders")), ("peer.port", Value::I64(1))],

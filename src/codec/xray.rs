@@ -72,9 +72,9 @@ fn document(span: &Span) -> Json {
     if !metadata.is_empty() {
         document["metadata"] = json!({ "default": metadata });
     }
-    document["service"] = json!({
-        "version": text_at(&span.resource.attributes, "service.version").unwrap_or_default(),
-    });
+    if let Some(version) = text_at(&span.resource.attributes, "service.version") {
+        document["service"] = json!({ "version": version });
+    }
     document
 }
 
@@ -265,6 +265,11 @@ mod tests {
         let document = read(&encode(&alone));
         assert_eq!(document.get("type"), None, "nothing to be below of");
         assert_eq!(document["name"], "unknown");
+        assert_eq!(document.get("service"), None, "no version is known");
+        alone
+            .attributes
+            .push(Attribute::new("peer.service", "stock"));
+        assert_eq!(read(&encode(&alone))["name"], "stock");
     }
 
     #[test]
