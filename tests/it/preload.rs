@@ -264,6 +264,9 @@ async fn the_program_may_be_first_and_the_sidecar_may_start_anew() {
     assert_eq!(program.stderr(), "");
 }
 
+/// What is put in the socket's place.
+type Becomes = fn(&Path);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
     let Some(pod) = Pod::new().await else {
@@ -272,7 +275,7 @@ async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
     let mut sidecar = pod.sidecar();
     let program = pod.program(1).await;
     pod.until_linked("first").await;
-    let becomes: [(&str, fn(&Path)); 4] = [
+    let becomes: [(&str, Becomes); 4] = [
         ("gone", |_| ()),
         ("file", |path| fs::write(path, "theirs").unwrap()),
         ("directory", |path| fs::create_dir(path).unwrap()),
