@@ -264,8 +264,8 @@ async fn the_program_may_be_first_and_the_sidecar_may_start_anew() {
     assert_eq!(program.stderr(), "");
 }
 
-/// What becomes of the path of a socket, and its name.
-type Change = (&'static str, fn(&Path));
+/// What is put in the socket's place.
+type Becomes = fn(&Path);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
@@ -275,7 +275,7 @@ async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
     let mut sidecar = pod.sidecar();
     let program = pod.program(1).await;
     pod.until_linked("first").await;
-    let becomes: [Change; 4] = [
+    let becomes: [(&str, Becomes); 4] = [
         ("gone", |_| ()),
         ("file", |path| fs::write(path, "theirs").unwrap()),
         ("directory", |path| fs::create_dir(path).unwrap()),
