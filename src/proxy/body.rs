@@ -135,7 +135,8 @@ impl Reader {
         })
     }
 
-    fn read(self, start: &[u8]) {
+    /// Looks at what comes first.
+    pub fn read(self, start: &[u8]) {
         let values = self.in_flight.fingerprints.body(start);
         self.inbound.begins_with(values);
     }

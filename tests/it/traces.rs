@@ -63,10 +63,16 @@ impl Bench {
 
     /// Sends a request inbound and waits until the program has it.
     async fn hold(&self, path: &str, headers: &str) -> Held {
+        self.hold_with(path, headers, b"").await
+    }
+
+    /// The same with what is sent in one piece with the head.
+    async fn hold_with(&self, path: &str, headers: &str, body: &[u8]) -> Held {
         let mut caller = TcpStream::connect(self.pillion.inbound()).await.unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: app\r\nconnection: close\r\n{headers}\r\n");
-        caller.write_all(request.as_bytes()).await.unwrap();
+        let message = [request.as_bytes(), body].concat();
+        caller.write_all(&message).await.unwrap();
         let accepted = tokio::time::timeout(DEADLINE, self.program.accept()).await;
         let (mut program, _) = accepted.expect("the program gets no request").unwrap();
         let head = head(&mut program).await;
@@ -420,29 +426,38 @@ async fn a_call_with_several_possible_causes_starts_a_trace_that_links_to_them()
 
 #[tokio::test]
 async fn an_id_in_the_body_of_one_of_several_requests_tells_whose_call_it_is() {
-    let bench = Bench::start(json!({})).await;
-    let body = br#"{"order": "7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10"}"#;
-    let kind = format!(
-        "content-type: application/json\r\ncontent-length: {}\r\n",
-        body.len()
-    );
-    let other = bench.hold("/other", "").await;
-    let mut one = bench.hold("/one", &kind).await;
-    one.caller.write_all(body).await.unwrap();
-    let mut there = vec![0; body.len()];
-    one.program.read_exact(&mut there).await.unwrap();
-    assert_eq!(there, body, "it passes untouched");
-    bench
-        .outbound("x-order: 7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10\r\n")
-        .await;
-    one.answer("200 OK").await;
-    other.answer("200 OK").await;
-    let spans = bench.spans(3).await;
-    let [call, one, _] = &spans[..] else {
-        unreachable!()
-    };
-    assert_eq!(call.parent, Some(one.context.span_id), "{spans:#?}");
-    assert_eq!(text(call, "pillion.link.method"), Some("value"));
+    for whole in [true, false] {
+        let bench = Bench::start(json!({})).await;
+        let body = br#"{"order": "7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10"}"#;
+        let length = format!("content-length: {}\r\n", body.len());
+        let kind = format!("content-type: application/json\r\n{length}");
+        let other = bench.hold("/other", "").await;
+        let mut one = match whole {
+            true => bench.hold_with("/one", &kind, body).await,
+            false => {
+                let mut one = bench.hold("/one", &kind).await;
+                one.caller.write_all(body).await.unwrap();
+                one
+            }
+        };
+        let mut there = vec![0; body.len()];
+        one.program.read_exact(&mut there).await.unwrap();
+        assert_eq!(there, body, "it passes untouched");
+        bench
+            .outbound("x-order: 7b1a4c7e-0f4e-4b8e-9a57-6d1f0a2f9f10\r\n")
+            .await;
+        one.answer("200 OK").await;
+        other.answer("200 OK").await;
+        let spans = bench.spans(3).await;
+        let call = spans.iter().find(|span| span.kind == Kind::Client);
+        let (call, one) = (call.unwrap(), &spans[1]);
+        assert_eq!(
+            call.parent,
+            Some(one.context.span_id),
+            "{whole}: {spans:#?}"
+        );
+        assert_eq!(text(call, "pillion.link.method"), Some("value"), "{whole}");
+    }
 }
 
 #[tokio::test]

@@ -92,6 +92,11 @@ fn of(
     let mut exchange = traced::begin_unwritten(conn, &mut request, slot, paced.take(), start);
     let trace = traced::lines(&exchange, &mut request);
     let content = message.get(whole.head..).unwrap_or_default();
+    if !content.is_empty()
+        && let Some(reader) = exchange.body_reader(request.headers())
+    {
+        reader.read(content);
+    }
     let prepared = prepare(conn, request, (lines, trace), content);
     if !content.is_empty() {
         exchange.request = Some(Progress::whole(content.len() as u64));
