@@ -28,8 +28,6 @@ use crate::net::kernel::Moment;
 const MAX_LINKS: usize = 3;
 /// Beyond this many requests in flight no layer searches them all: its cost must stay bounded.
 const MAX_SEARCH: usize = 1_024;
-/// How likely the only request in flight is the cause when there are other explanations.
-const DOUBTFUL: f64 = 0.9;
 
 /// An outbound request whose cause is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -277,15 +275,15 @@ impl Alone {
     }
 
     fn verdict(self, config: &Config, in_flight: &InFlight, call: &Call) -> Option<Found> {
-        let is_doubtful = self.told != Told::Its
+        // Where there are other explanations these are the more likely ones, in every mode.
+        if self.told != Told::Its
             || self.is_doubtful
-            || in_flight.calls_in_background(call.destination);
-        let p = match is_doubtful {
-            true => DOUBTFUL,
-            false => in_flight
-                .audit
-                .p(self.inbound.arrival.operation, Method::Exclusive),
-        };
+            || in_flight.calls_in_background(call.destination)
+        {
+            return None;
+        }
+        let operation = self.inbound.arrival.operation;
+        let p = in_flight.audit.p(operation, Method::Exclusive);
         let context = self.inbound.arrival.context.clone()?;
         let confidence = Confidence::of(p);
         let accepted = config.mode.accepts(Method::Exclusive, p);

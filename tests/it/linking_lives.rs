@@ -16,7 +16,7 @@ use crate::linking::bench::apps;
 use crate::support::skip::skip;
 
 /// Lives of a small program. A leak of one thing in each life shows.
-const LIVES: usize = 60;
+const LIVES: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_starts_again_has_its_probe_and_no_others_evidence() {
@@ -165,8 +165,7 @@ async fn nothing_is_left_of_many_lives() {
             |probes| matches!(probes, [one] if one.pid == program.pid() && one.is_active),
         );
         beside.serves().await;
-        let score = beside.row("par2", 8).await;
-        assert_eq!(score.wrong_merges(), 0, "{:?}", score.methods);
+        beside.sends("par2", 8).await;
         program.kill();
         beside.until_probes("nothing is left of it", <[beside::Seen]>::is_empty);
         let left = Left::of(beside.pillion.pid());

@@ -355,15 +355,16 @@ fn exclusive_needs_exactly_one_and_doubts_overlap_and_background_work() {
     let a = in_flight.enter(0, arrival, Instant::now() + Duration::from_secs(1));
     a.inbound().passed_on_from(0, None);
     assert_eq!(call(&strict, "db"), (Some(1), "exclusive", "high", 1));
-    let doubtful = (Some(1), "exclusive", "low", 1);
-    assert_eq!(call(&eager, "cron"), doubtful, "called without a request");
-    assert_eq!(call(&strict, "cron"), (None, "none", "none", 1));
+    let candidate = (None, "none", "none", 1);
+    for config in [&strict, &eager] {
+        assert_eq!(call(config, "cron"), candidate, "called without a request");
+    }
     let b = enter(&in_flight, 2, "/", "");
     let both = found(&strict, &in_flight, &Given::default());
     assert_eq!((both.candidates, both.links.len()), (2, 2));
     assert_eq!(both.agreed, Some(SamplingState::Accept));
     drop(b);
-    assert_eq!(call(&eager, "db"), doubtful, "it overlapped with another");
+    assert_eq!(call(&eager, "db"), candidate, "it overlapped with another");
     drop(a);
     assert_eq!(
         call(&eager, "db"),
@@ -469,12 +470,12 @@ fn likelihood_stands_beside_each_parent_and_decides_by_mode() {
             found(&config, &in_flight, &given).p
         })
     };
-    assert_eq!(modes(), [0.0, 0.0, 0.98]);
+    assert_eq!(modes(), [0.0, 0.0, 0.99]);
     let operation = a.inbound().arrival.operation;
     for _ in 0..1_500 {
         in_flight.audit.tell(operation, Method::Lineage, true);
     }
     let [strict, balanced, eager] = modes();
     assert_eq!((strict, balanced), (0.0, eager));
-    assert!((0.99..0.995).contains(&eager), "{eager}");
+    assert!((0.995..0.999).contains(&eager), "{eager}");
 }

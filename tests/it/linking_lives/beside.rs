@@ -132,13 +132,19 @@ impl Beside {
         self.begin();
     }
 
+    /// Sends so many requests, eight at a time; which they were, and how many failed.
+    pub(crate) async fn sends(&self, pattern: &str, n_requests: usize) -> (Truth, usize) {
+        let truth = Truth::new(Pattern::named(pattern).unwrap(), Ids::Blinded, n_requests);
+        let seen = load::drive(self.inbound, truth.targets.clone(), 8).await;
+        (truth, seen.failures)
+    }
+
     /// Sends so many requests, eight at a time, and judges the calls that came of them.
     pub(crate) async fn row(&self, pattern: &str, n_requests: usize) -> Score {
-        let pattern = Pattern::named(pattern).unwrap();
-        let truth = Truth::new(pattern, Ids::Blinded, n_requests);
         self.collector.take();
-        let seen = load::drive(self.inbound, truth.targets.clone(), 8).await;
-        let expected = match seen.failures {
+        let (truth, failures) = self.sends(pattern, n_requests).await;
+        let pattern = Pattern::named(pattern).unwrap();
+        let expected = match failures {
             0 => n_requests * pattern.spans(),
             _ => usize::MAX,
         };
