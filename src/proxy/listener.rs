@@ -41,9 +41,9 @@ use crate::proxy::guard::Refusal;
 use crate::proxy::interim::Interims;
 use crate::proxy::interim::WithInterims;
 use crate::proxy::metered::Metered;
+use crate::proxy::pacing::Heard;
 use crate::proxy::pacing::Passage;
 use crate::proxy::pacing::Side;
-use crate::proxy::pacing::Verdict;
 use crate::proxy::patience;
 use crate::proxy::patience::Patience;
 use crate::proxy::patience::REQUEST_TIMEOUT;
@@ -140,7 +140,7 @@ pub struct Conn {
     /// When the kernel saw the latest request, as the bits of a moment.
     pub witnessed: AtomicU32,
     /// What the gate before the program told of a request that the plain path gave up.
-    told: Mutex<Option<Verdict>>,
+    told: Mutex<Option<Heard>>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Tells when to finish.
@@ -181,8 +181,8 @@ impl Conn {
         Some(pacer.passage(Side::Theirs, (self.peer, dialled)))
     }
 
-    /// The request that caused the call which comes now, when the gate before the program tells.
-    pub(super) async fn paced(&self) -> Option<Verdict> {
+    /// What the gate before the program tells of the call which comes now.
+    pub(super) async fn paced(&self) -> Option<Heard> {
         let pacer = self.worker.shared.pacer.as_ref()?;
         if let Some(told) = self.told.lock().take() {
             return Some(told);
@@ -194,7 +194,7 @@ impl Conn {
     }
 
     /// Keeps what [`Conn::paced`] told, for whoever takes the request over.
-    pub(super) fn keep_paced(&self, told: Verdict) {
+    pub(super) fn keep_paced(&self, told: Heard) {
         *self.told.lock() = Some(told);
     }
 

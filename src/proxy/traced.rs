@@ -38,6 +38,7 @@ use crate::proxy::forward;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
 use crate::proxy::listener::Role;
+use crate::proxy::pacing::Heard;
 use crate::proxy::pacing::Pacer;
 use crate::proxy::pacing::Side;
 use crate::proxy::pacing::Verdict;
@@ -59,12 +60,12 @@ use crate::tracer::http::Connection;
 use crate::tracer::http::Operation;
 
 /// Begins the exchange of a request: its span, its place in the table of requests in flight, its trace headers. `paced`:
-/// the request that caused it, by the gate before the program.
+/// what the gate before the program told of it.
 pub(super) fn begin<B>(
     conn: &Arc<Conn>,
     request: &mut Request<B>,
     slot: RequestSlot,
-    paced: Option<Verdict>,
+    paced: Option<Heard>,
     start: Instant,
 ) -> Box<Exchange> {
     let exchange = begin_unwritten(conn, request, slot, paced, start);
@@ -79,7 +80,7 @@ pub(super) fn begin_unwritten<B>(
     conn: &Arc<Conn>,
     request: &mut Request<B>,
     slot: RequestSlot,
-    paced: Option<Verdict>,
+    paced: Option<Heard>,
     start: Instant,
 ) -> Box<Exchange> {
     let kind = forward::kind(&conn.listener.role);
@@ -103,6 +104,7 @@ pub(super) fn begin_unwritten<B>(
         }
         return exchange;
     };
+    let paced = paced.and_then(|heard| believed(conn, request, heard));
     let extraction = tracer.propagator.extract(request.headers());
     count_extraction(conn, &extraction);
     let conventions = &tracer.conventions;
@@ -162,6 +164,15 @@ fn opening<'a, B>(operation: &Operation, request: &'a Request<B>) -> Opening<'a>
             headers: request.headers(),
         }),
     }
+}
+
+/// The request that caused a call, when the gate before the program can be believed of such calls.
+fn believed<B>(conn: &Conn, request: &Request<B>, heard: Heard) -> Option<Verdict> {
+    let shared = &conn.worker.shared;
+    let shapes = &shared.in_flight.shapes;
+    let destination = destination_of(conn, request);
+    let kind = shapes.of(request.method(), destination, request.uri().path());
+    shared.pacer.as_ref()?.believe(heard, kind)
 }
 
 /// What the gate before the program is told of an exchange: an inbound request may be paced, and so is the response to a

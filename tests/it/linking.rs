@@ -155,7 +155,7 @@ async fn check_paced(app: &str) {
     }
     let running = Running::start(&app, profile, Reuse::Pooled, around).await;
     let running = running.unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
-    for name in ["seq2", "par2"] {
+    for name in ["seq2", "par2", "background"] {
         let plan = Plan {
             pattern: Pattern::named(name).unwrap(),
             concurrency: 8,
@@ -168,8 +168,10 @@ async fn check_paced(app: &str) {
         let (score, line) = (&row.score, report::line(&row));
         assert_eq!(row.failures, 0, "{line}");
         assert_eq!(score.missing, 0, "a call without a span: {line}");
+        // A job's calls are of a kind that comes without a delivery too; while there are such, pacing may rest.
+        assert_eq!(score.false_parents, 0, "{line} {:?}", score.methods);
         assert!(
-            score.paced_right > 0,
+            score.paced_right > 0 || name == "background",
             "nothing found: {line} {:?}",
             score.methods
         );

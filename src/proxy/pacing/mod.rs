@@ -10,6 +10,7 @@
 //! `windows` runs them in a thread of its own; here is what passes the gate, and what asks. With pacing off there is
 //! none of this.
 
+mod kinds;
 mod load;
 mod verdicts;
 mod windows;
@@ -36,6 +37,7 @@ use tokio::sync::oneshot;
 
 use crate::correlate::Inbound;
 use crate::correlate::Pacing;
+use crate::correlate::Shape;
 use crate::net::process::Program;
 use crate::proxy::pacing::load::Load;
 use crate::proxy::pacing::verdicts::Verdicts;
@@ -91,6 +93,15 @@ pub enum Side {
 /// The request that caused a call, and how likely.
 pub type Verdict = (Arc<Inbound>, f64);
 
+/// What its window told a call.
+#[derive(Clone)]
+pub struct Heard {
+    verdict: Option<Verdict>,
+    /// The window's number, and whether it delivered nothing.
+    window: u64,
+    is_idle: bool,
+}
+
 #[derive(Default)]
 struct Queue {
     /// Paced deliveries, in the order they came.
@@ -109,11 +120,12 @@ struct Wanted {
 }
 
 struct Window {
+    number: u64,
     /// Which connection may pass; 0: none.
     link: u64,
     is_delivered: bool,
     /// Calls that came in it and wait to hear.
-    calls: Vec<oneshot::Sender<Option<Verdict>>>,
+    calls: Vec<oneshot::Sender<Heard>>,
     /// Responses of the program that began in it.
     n_answers: usize,
 }
@@ -212,8 +224,8 @@ impl Pacer {
         }
     }
 
-    /// The request that caused a call which comes now, when a window tells. Waits for the window's end.
-    pub(super) async fn verdict(&self) -> Option<Verdict> {
+    /// What the window tells a call that comes now. Waits for the window's end.
+    pub(super) async fn verdict(&self) -> Option<Heard> {
         if !self.is_closed.load(Ordering::Acquire) {
             return None;
         }
@@ -225,7 +237,14 @@ impl Pacer {
             verdict
         };
         let heard = tokio::time::timeout(self.window * LONGEST + VERDICT, verdict).await;
-        heard.ok()?.ok()?
+        heard.ok()?.ok()
+    }
+
+    /// The request that caused a call of this kind, when what its window told can be believed of such calls.
+    pub(super) fn believe(&self, heard: Heard, kind: Shape) -> Option<Verdict> {
+        let calls = &mut self.verdicts.lock().calls;
+        calls.called(kind, heard.window, heard.is_idle);
+        heard.verdict.filter(|_| calls.believes(kind))
     }
 
     /// The program's response to a request begins.

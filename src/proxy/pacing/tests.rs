@@ -90,7 +90,7 @@ async fn a_call_in_a_window_is_its_deliverys_and_others_wait() {
     let delivering = pass(&ours).await;
     assert!(!is_let_through(&other));
     let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async { drop(delivering) });
-    let (cause, _) = verdict.unwrap();
+    let (cause, _) = verdict.unwrap().verdict.unwrap();
     assert!(Arc::ptr_eq(&cause, request.inbound()));
     drop(pass(&other).await);
 }
@@ -106,11 +106,12 @@ async fn a_window_in_which_somebody_was_answered_says_nothing() {
         scene.pacer.answered();
         drop(delivering);
     });
-    assert!(verdict.is_none());
+    assert!(verdict.unwrap().verdict.is_none());
     let bypass = scene.pacer.bypass();
     let delivering = pass(&ours).await;
     let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async { drop(delivering) });
-    assert!(verdict.is_none(), "bytes reach the program unseen");
+    let told = verdict.unwrap().verdict;
+    assert!(told.is_none(), "bytes reach the program unseen");
     drop(bypass);
 }
 
@@ -133,7 +134,7 @@ async fn a_program_that_comes_to_rest_a_little_late_is_waited_for() {
         tokio::time::sleep(window * 3 / 2).await;
         kill_process(program, Signal::CONT).unwrap();
     });
-    let (cause, _) = verdict.unwrap();
+    let (cause, _) = verdict.unwrap().verdict.unwrap();
     assert!(Arc::ptr_eq(&cause, request.inbound()));
 }
 

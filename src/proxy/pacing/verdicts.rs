@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::correlate::Shape;
+use crate::proxy::pacing::kinds::Kinds;
 
 /// Windows with nothing delivered: every second one at first, then every so many.
 const AT_FIRST: u64 = 40;
@@ -42,7 +43,9 @@ pub(super) struct Verdicts {
     /// First windows of requests, and those with neither call nor answer.
     n_first: u32,
     n_silent: u32,
-    kinds: HashSet<Shape>,
+    requests: HashSet<Shape>,
+    /// Kinds of calls.
+    pub(super) calls: Kinds,
     n_turns: u64,
     until: Option<Instant>,
     n_pauses: u32,
@@ -105,6 +108,7 @@ impl Verdicts {
     /// A window with a delivery has ended, with so many calls.
     pub(super) fn paced(&mut self, n_calls: usize, took: Duration, in_time: bool) {
         self.paced.add(n_calls, took);
+        self.calls.paced(took);
         self.n_late += u32::from(!in_time);
         self.totals.windows += 1;
         self.totals.late += u64::from(!in_time);
@@ -130,11 +134,11 @@ impl Verdicts {
 
     /// A request of this kind is delivered. Nothing is known of a kind that is new, nor of the others beside it.
     pub(super) fn meets(&mut self, kind: Shape) {
-        if self.kinds.contains(&kind) {
+        if self.requests.contains(&kind) {
             return;
         }
-        if self.kinds.len() < KINDS {
-            self.kinds.insert(kind);
+        if self.requests.len() < KINDS {
+            self.requests.insert(kind);
         }
         self.forget();
     }
@@ -175,6 +179,7 @@ impl Verdicts {
         (self.paced, self.idle) = (Sum::default(), Sum::default());
         (self.n_late, self.n_long, self.n_turns) = (0, 0, 0);
         (self.n_first, self.n_silent) = (0, 0);
+        self.calls = Kinds::default();
     }
 
     /// The program did not come to rest before a delivery.
@@ -185,6 +190,7 @@ impl Verdicts {
     /// A window without one has ended.
     pub(super) fn idle(&mut self, n_calls: usize, took: Duration) {
         self.idle.add(n_calls, took);
+        self.calls.idle(took);
         self.totals.strays += n_calls as u64;
     }
 

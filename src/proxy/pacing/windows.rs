@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::net::process::Program;
 use crate::net::rest::Rest;
+use crate::proxy::pacing::Heard;
 use crate::proxy::pacing::LONGEST;
 use crate::proxy::pacing::Pacer;
 use crate::proxy::pacing::Queue;
@@ -109,7 +110,7 @@ impl Pacer {
         if is_first {
             self.verdicts.lock().meets(owner.arrival.operation);
         }
-        self.queue.lock().window = Some(Window::new(link.id));
+        self.queue.lock().window = Some(self.new_window(link.id));
         waker.wake();
         let is_delivered = self.until(GRANTED, || {
             let queue = self.queue.lock();
@@ -155,7 +156,7 @@ impl Pacer {
         let begun = Instant::now();
         let window = Window {
             is_delivered: true,
-            ..Window::new(0)
+            ..self.new_window(0)
         };
         self.queue.lock().window = Some(window);
         sleep(self.verdicts.lock().usual().min(self.window));
@@ -164,6 +165,16 @@ impl Pacer {
             let n_calls = window.calls.len();
             self.verdicts.lock().idle(n_calls, begun.elapsed());
             window.tell(None);
+        }
+    }
+
+    fn new_window(&self, link: u64) -> Window {
+        Window {
+            number: self.next_id.fetch_add(1, Ordering::Relaxed),
+            link,
+            is_delivered: false,
+            calls: Vec::new(),
+            n_answers: 0,
         }
     }
 
@@ -268,19 +279,15 @@ impl Queue {
 }
 
 impl Window {
-    fn new(link: u64) -> Self {
-        Self {
-            link,
-            is_delivered: false,
-            calls: Vec::new(),
-            n_answers: 0,
-        }
-    }
-
     fn tell(self, verdict: Option<Verdict>) {
+        let heard = Heard {
+            verdict,
+            window: self.number,
+            is_idle: self.link == 0,
+        };
         for call in self.calls {
             // Who asked may be gone.
-            call.send(verdict.clone()).unwrap_or_default();
+            call.send(heard.clone()).unwrap_or_default();
         }
     }
 }

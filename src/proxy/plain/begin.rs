@@ -23,7 +23,7 @@ use crate::proxy::guard::FieldLines;
 use crate::proxy::guard::Whole;
 use crate::proxy::headers;
 use crate::proxy::listener::Conn;
-use crate::proxy::pacing::Verdict;
+use crate::proxy::pacing::Heard;
 use crate::proxy::target;
 use crate::proxy::target::Target;
 use crate::proxy::traced;
@@ -44,7 +44,7 @@ pub(super) fn begin(
     conn: &Arc<Conn>,
     read: &mut BytesMut,
     bounds: Bounds,
-    paced: &mut Option<Verdict>,
+    paced: &mut Option<Heard>,
 ) -> (Bytes, Result<Begun, Option<Handover>>) {
     let mut lines = FieldLines::new();
     let Some(whole) = guard::whole(read, bounds, &mut lines) else {
@@ -69,7 +69,7 @@ fn of(
     message: &Bytes,
     whole: Whole,
     lines: &FieldLines,
-    paced: &mut Option<Verdict>,
+    paced: &mut Option<Heard>,
 ) -> Result<Begun, Option<Handover>> {
     let limits = &conn.snapshot.limits;
     if limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0 {
