@@ -154,7 +154,7 @@ impl Running {
             .collect();
         json!({
             "listeners": listeners,
-            "inbound_requests_in_flight": self.shared.in_flight.len(),
+            "inbound_requests_in_flight": self.shared.inbound_requests(),
             "requests_in_flight": self.shared.requests(),
         })
     }

@@ -111,7 +111,7 @@ impl Running {
             "pacing": self.shared.pacer.as_ref().map(|pacer| pacer.standing()),
             "mode": config.mode,
             "tracing": snapshot.tracer.is_some(),
-            "requests_in_flight": in_flight.len(),
+            "requests_in_flight": self.shared.inbound_requests(),
             "layers": layers,
             "probes": self.probes(),
             "audit": in_flight.audit(),

@@ -105,6 +105,8 @@ pub struct InFlight {
     class: AtomicU8,
     /// A call came with the token of a request: a shim is at work in the program.
     shim_speaks: AtomicBool,
+    /// Calls of the program can come here.
+    calls_come: AtomicBool,
     /// How values become comparable without being kept.
     pub fingerprints: Fingerprints,
     /// How requests are sorted into kinds.
@@ -144,6 +146,7 @@ impl InFlight {
             background: RwLock::default(),
             class: AtomicU8::new(Class::default() as u8),
             shim_speaks: AtomicBool::new(false),
+            calls_come: AtomicBool::new(false),
             fingerprints: Fingerprints::default(),
             shapes: Shapes::default(),
             windows: Windows::default(),
@@ -269,6 +272,16 @@ impl InFlight {
     /// True once a call has come with a token.
     pub fn shim_speaks(&self) -> bool {
         self.shim_speaks.load(Ordering::Relaxed)
+    }
+
+    /// From now on calls of the program can come: requests are to be entered.
+    pub fn expect_calls(&self) {
+        self.calls_come.store(true, Ordering::Release);
+    }
+
+    /// False while nobody would ever look for the cause of a call.
+    pub fn expects_calls(&self) -> bool {
+        self.calls_come.load(Ordering::Acquire)
     }
 
     /// Says what kind of program this is.

@@ -4,6 +4,8 @@
 //! hashes are kept.
 
 use std::hash::BuildHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
 
 use foldhash::quality::RandomState;
 use http::Method;
@@ -29,22 +31,15 @@ impl Shapes {
     /// A segment of the path is a value when it has a digit, an escape or another character that words do not have, or
     /// when it is long.
     pub fn of(&self, method: &Method, host: &str, path: &str) -> Shape {
+        let mut hasher = self.key.build_hasher();
+        (method, host).hash(&mut hasher);
         let path = path.as_bytes();
         let path = path.get(..MAX_PATH).unwrap_or(path);
-        // Put together first: a hasher takes one long text in fewer steps than many short ones.
-        let (mut shape, mut len) = ([0; MAX_PATH + 1], 0);
         for segment in path.split(|byte| *byte == b'/') {
-            // An empty one becomes no longer, so all of them have room, a separator behind each.
             let word = if is_word(segment) { segment } else { b"*" };
-            if let Some(place) = shape.get_mut(len..=len + word.len()) {
-                place[..word.len()].copy_from_slice(word);
-                place[word.len()] = b'/';
-                len += word.len() + 1;
-            }
+            word.hash(&mut hasher);
         }
-        let shape = shape.get(..len).unwrap_or_default();
-        let hash = self.key.hash_one((method.as_str(), host, shape));
-        Shape(hash.max(1))
+        Shape(hasher.finish().max(1))
     }
 }
 

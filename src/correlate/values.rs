@@ -193,6 +193,11 @@ impl Taking<'_> {
     fn take(&mut self, text: &[u8]) {
         let text = text.get(..self.left).unwrap_or(text);
         self.left -= text.len();
+        // Most have too few digits for a single identifier: counted all at once that is soon told.
+        let digits = text.iter().filter(|byte| byte.is_ascii_digit()).count();
+        if digits < MIN_DIGITS || text.len() < *LENGTHS.start() {
+            return;
+        }
         for token in text.split(|byte| !is_part(*byte)) {
             if self.values.hashes.len() < MAX_VALUES && is_identifier(token) {
                 self.values.add(self.key.hash_one(token));

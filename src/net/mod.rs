@@ -19,3 +19,4 @@ pub mod sock_diag;
 pub mod source;
 pub mod splice;
 pub mod tls;
+pub mod value;

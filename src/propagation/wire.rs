@@ -1,14 +1,15 @@
 //! Small tools the formats share: fixed-width hexadecimal, short header values built on the stack, careful writes.
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
-use http::HeaderValue;
 
 use crate::model::SamplingState;
 use crate::model::SpanContext;
 use crate::model::SpanId;
 use crate::model::TraceId;
 use crate::net::headers::remove_in_order;
+use crate::net::value::header_value;
 use crate::propagation::ExtractError;
 
 /// Exactly `2 * N` lower-case hexadecimal digits; `None` for anything else.
@@ -98,7 +99,7 @@ impl Line {
 
 /// Replaces every value of that name. Bytes that no header may carry, or a full header map, leave things as they were.
 pub(super) fn put(name: &HeaderName, value: &[u8], headers: &mut HeaderMap) {
-    if let Ok(mut value) = HeaderValue::from_bytes(value) {
+    if let Some(mut value) = header_value(Bytes::copy_from_slice(value)) {
         // Hardly another request has the same: HTTP/2 is not to search its table for it, nor to drive out what is worth a
         // place there (RFC 7541 section 6.2.3).
         value.set_sensitive(true);

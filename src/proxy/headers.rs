@@ -47,6 +47,13 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
+    // Calls of gRPC have this one alone, and it stays as it is.
+    let is_kept =
+        |name: &HeaderName, value: &HeaderValue| *name == header::TE && value == "trailers";
+    let mut fields = headers.iter();
+    if !fields.any(|(name, value)| is_hop_by_hop(name) && !is_kept(name, value)) {
+        return;
+    }
     let named = named_by_connection(headers);
     let upgrade = if upgrading {
         upgrade_option(headers)

@@ -212,6 +212,9 @@ pub async fn accept(
     socket: TcpListener,
     drain: Watch,
 ) {
+    if listener.direction() == Direction::Outbound {
+        worker.shared.in_flight.expect_calls();
+    }
     let mut failures = 0;
     loop {
         let accepted = tokio::select! {

@@ -88,7 +88,7 @@ const LOOP_WARNING: Duration = Duration::from_secs(60);
 pub struct Shared {
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Inbound requests in flight.
+    /// Inbound requests in flight; empty where no calls of the program come that one of them could have caused.
     pub in_flight: Arc<InFlight>,
     /// Requests in flight, both directions.
     requests: AtomicUsize,
@@ -195,6 +195,15 @@ impl Shared {
             return None;
         }
         Some(RequestSlot(self.clone()))
+    }
+
+    /// How many inbound requests are in flight.
+    pub fn inbound_requests(&self) -> usize {
+        match self.in_flight.expects_calls() {
+            true => self.in_flight.len(),
+            // There are no others.
+            false => self.requests(),
+        }
     }
 
     /// How many requests are in flight, both directions.

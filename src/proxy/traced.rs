@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::Method;
 use http::Request;
 use http::Response;
@@ -97,7 +98,7 @@ pub(super) fn begin_unwritten<B>(
     let tracer = tracer.filter(|tracer| !tracer.conventions.ignores(request.uri(), &glance));
     let Some(tracer) = tracer else {
         let mut exchange = Exchange::new(conn.clone(), labels, kind, start, None, slot);
-        if kind == Kind::Server && conn.snapshot.tracer.is_some() {
+        if conn.snapshot.tracer.is_some() && is_entered(conn, kind) {
             // A probe may call out too: its calls must not be taken for another request's.
             let guard = enter(conn, request, None, (Shape::NONE, true), start);
             exchange.guard = Some(guard);
@@ -128,7 +129,8 @@ pub(super) fn begin_unwritten<B>(
             start,
         ),
     };
-    let shape = (kind == Kind::Server).then(|| {
+    let may_have_ids = glance.may_have_ids;
+    let shape = is_entered(conn, kind).then(|| {
         let path = match &operation.route {
             Some(route) => &*route.template,
             None => request.uri().path(),
@@ -141,11 +143,13 @@ pub(super) fn begin_unwritten<B>(
     } else {
         span.hold(operation, request);
     }
-    let may_have_ids = glance.may_have_ids;
     let guard = shape.map(|shape| {
         let context = Some(span.context.clone());
         enter(conn, request, context, (shape, may_have_ids), start)
     });
+    if guard.is_none() && kind == Kind::Server {
+        strip_token(conn, request);
+    }
     let is_recording = span.is_recording();
     let mut exchange = Exchange::new(conn.clone(), labels, kind, start, Some(span), slot);
     exchange.guard = guard;
@@ -341,6 +345,20 @@ fn forces_sampling(extraction: &Extraction) -> bool {
         .or(extracted.decision)
         .is_some_and(SamplingState::is_sampled)
         || extracted.debug_id.is_some()
+}
+
+/// True when an inbound request belongs into the table: where no call of the program can come nobody would look there.
+fn is_entered(conn: &Conn, kind: Kind) -> bool {
+    let shared = &conn.worker.shared;
+    kind == Kind::Server && (shared.in_flight.expects_calls() || shared.pacer.is_some())
+}
+
+/// Takes a shim's token off an inbound request that gets none of ours: it is nobody's.
+fn strip_token<B>(conn: &Conn, request: &mut Request<B>) {
+    let is_token = |name: &HeaderName| *name == correlate::TOKEN;
+    if conn.snapshot.correlate.shims && request.headers().keys().any(is_token) {
+        headers::remove(request.headers_mut(), &correlate::TOKEN);
+    }
 }
 
 /// Puts an inbound request into the table of requests in flight, and the shim's token on it.

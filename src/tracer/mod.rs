@@ -3,6 +3,7 @@
 //! Reads contexts through `propagation`, asks `sampling` for local roots, hands finished spans to a [`Sink`]. An
 //! unsampled span costs its ids and two counters: no attribute is built for it. The HTTP conventions live in `http`.
 
+mod address;
 pub mod clock;
 mod forwarded;
 mod glance;

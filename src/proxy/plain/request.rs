@@ -12,6 +12,7 @@ use http::Uri;
 use http::Version;
 use http::request::Parts;
 
+use crate::net::value::header_value;
 use crate::propagation;
 use crate::proxy::guard;
 use crate::proxy::guard::FieldLine;
@@ -46,7 +47,7 @@ pub(super) fn read(lines: Lines<'_>) -> Option<Request<()>> {
     for field in fields {
         let name = HeaderName::from_bytes(head.get(field.start..field.name_end)?).ok()?;
         let (from, to) = field.value;
-        let value = HeaderValue::from_maybe_shared(head.slice(from..to)).ok()?;
+        let value = header_value(head.slice(from..to))?;
         headers.try_append(name, value).ok()?;
     }
     Some(request)
@@ -79,9 +80,7 @@ pub(super) fn write(
         {
             // What the request had is replaced where it stood first.
             if trace.takes(number) {
-                let found = lines.find(name, &mut cursor);
-                let spelling = found.map_or(name.as_str().as_bytes(), |(_, spelling)| spelling);
-                trace.put(number, spelling, &mut out);
+                trace.put(number, lines.spelling(name), &mut out);
             }
             continue;
         }
@@ -168,6 +167,18 @@ impl<'a> Lines<'a> {
             }
         }
         None
+    }
+
+    /// How the sender of the first field of this name wrote it. Apart, for [`Lines::find`] is to stand in line where it
+    /// is called for each field.
+    #[cold]
+    fn spelling(&self, name: &'a HeaderName) -> &'a [u8] {
+        let name = name.as_str().as_bytes();
+        let mut spellings = self.fields.iter().filter_map(|line| {
+            let spelling = self.head.get(line.start..line.name_end)?;
+            spelling.eq_ignore_ascii_case(name).then_some(spelling)
+        });
+        spellings.next().unwrap_or(name)
     }
 
     /// True when the value is that line's own and the line is written as we write lines: it can go out as it stands.
