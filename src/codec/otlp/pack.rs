@@ -2,6 +2,7 @@
 //! one after another. A batch of such spans is mostly copied.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use crate::codec::limits::Budget;
 use crate::codec::limits::Limits;
@@ -131,18 +132,73 @@ fn put_any(key: &str, value: Value, out: &mut Vec<u8>) {
 
 /// The attributes that were packed, in their order. Bytes that are none are left out.
 pub fn unpack(packed: &[u8]) -> Vec<Attribute> {
-    let mut budget = Budget::new(Limits::default());
-    let mut attributes = Vec::new();
-    for (content, _) in Entries::of(packed) {
-        let Ok(Some(mut attribute)) = attribute(content, &mut budget) else {
-            continue;
+    let mut attributes = Vec::with_capacity(USUAL);
+    let mut rest = packed;
+    loop {
+        let (attribute, len) = match short(rest) {
+            Some((attribute, len)) => (Some(attribute), len),
+            None => match Entries::of(rest).next() {
+                Some((content, place)) => (long(content), place.end),
+                None => return attributes,
+            },
         };
-        if let Some(known) = long_key(&attribute.key) {
-            attribute.key = Text::new_static(known);
-        }
-        attributes.push(attribute);
+        attributes.extend(attribute);
+        rest = rest.get(len..).unwrap_or_default();
     }
-    attributes
+}
+
+/// Attributes for which there is room from the beginning: a kilobyte.
+const USUAL: usize = 1024 / size_of::<Attribute>();
+
+/// Reads what [`Pack`] writes of short values, and how long that is; `None`: it stands there in another form.
+fn short(packed: &[u8]) -> Option<(Attribute, usize)> {
+    const ATTRIBUTE: u8 = delimited(FIELD);
+    const ONE: u8 = delimited(1);
+    const TWO: u8 = delimited(2);
+    const BOOL: u8 = varint(2);
+    const INTEGER: u8 = varint(3);
+    let [ATTRIBUTE, len, ONE, key_len, rest @ ..] = packed else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
+    let [TWO, value_len, kind, rest @ ..] = rest else {
+        return None;
+    };
+    let value = rest.get(..usize::from(*value_len).checked_sub(1)?)?;
+    let content = VALUE + key.len() + 1 + value.len();
+    if *len > 0x7f || usize::from(*len) != content {
+        return None;
+    }
+    let value = match (*kind, value) {
+        (ONE, [len, text @ ..]) if usize::from(*len) == text.len() => Value::Str(text_of(text)?),
+        (BOOL, [yes @ (0 | 1)]) => Value::Bool(*yes == 1),
+        (INTEGER, [low @ 0..0x80]) => Value::I64(i64::from(*low)),
+        (INTEGER, [low @ 0x80..=0xff, high @ 0..0x80]) => Value::I64(number([*low, *high, 0])),
+        (INTEGER, [low @ 0x80..=0xff, middle @ 0x80..=0xff, high @ 0..0x80]) => {
+            Value::I64(number([*low, *middle, *high]))
+        }
+        _ => return None,
+    };
+    let key = match known_key(key) {
+        Some(known) => Text::new_static(known),
+        None => text_of(key)?,
+    };
+    Some((Attribute { key, value }, 2 + content))
+}
+
+fn number([low, middle, high]: [u8; 3]) -> i64 {
+    let bits = |byte: u8| i64::from(byte & 0x7f);
+    bits(low) | bits(middle) << 7 | bits(high) << 14
+}
+
+fn text_of(bytes: &[u8]) -> Option<Text> {
+    std::str::from_utf8(bytes).ok().map(Text::new)
+}
+
+/// Reads an attribute's content in any form.
+fn long(content: &[u8]) -> Option<Attribute> {
+    let mut budget = Budget::new(Limits::default());
+    attribute(content, &mut budget).ok()?
 }
 
 /// Takes an attribute out. True: it was there.
@@ -197,21 +253,53 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Our own keys that a text has no place for without memory of its own.
-fn long_key(key: &str) -> Option<&'static str> {
-    const KEYS: &[&str] = &[
-        "http.response.status_code",
-        "network.protocol.version",
-        "pillion.sampling.decided_by",
-        "pillion.connection.reused",
-        "pillion.link.confidence",
-        "pillion.time.first_byte_us",
-        "rpc.response.status_code",
-    ];
-    if key.len() < 24 {
-        return None;
-    }
-    KEYS.iter().find(|known| **known == key).copied()
+/// Keys that nearly all spans of ours have: found by their lengths, they need not be read as text.
+const KEYS: &[&str] = &[
+    "error.type",
+    "http.request.method",
+    "http.response.status_code",
+    "http.request.body.size",
+    "http.response.body.size",
+    "http.route",
+    "url.scheme",
+    "url.path",
+    "url.query",
+    "url.full",
+    "client.address",
+    "server.address",
+    "server.port",
+    "network.peer.address",
+    "network.peer.port",
+    "network.protocol.version",
+    "user_agent.original",
+    "rpc.system.name",
+    "rpc.method",
+    "rpc.response.status_code",
+    "sampler.type",
+    "sampler.param",
+    "pillion.sampling.decided_by",
+    "pillion.response.origin",
+    "pillion.connection.reused",
+    "pillion.link.method",
+    "pillion.link.confidence",
+    "pillion.link.p",
+    "pillion.link.candidates",
+    "pillion.time.connect_us",
+    "pillion.time.send_us",
+    "pillion.time.first_byte_us",
+    "pillion.time.body_us",
+    "service.peer.name",
+];
+/// One more than the longest.
+const LENGTHS: usize = 28;
+
+fn known_key(key: &[u8]) -> Option<&'static str> {
+    static BY_LENGTH: LazyLock<[Vec<&'static str>; LENGTHS]> = LazyLock::new(|| {
+        let of = |length| KEYS.iter().copied().filter(move |key| key.len() == length);
+        std::array::from_fn(|length| of(length).collect())
+    });
+    let mut candidates = BY_LENGTH.get(key.len())?.iter();
+    candidates.find(|known| known.as_bytes() == key).copied()
 }
 
 #[cfg(test)]
@@ -280,6 +368,16 @@ mod tests {
         }
         let list = Value::StrList(["a".into(), "".into()].into());
         check(list.clone(), |key, out| list.clone().pack(key, out));
+    }
+
+    #[test]
+    fn every_known_key_is_found() {
+        for key in KEYS {
+            assert_eq!(known_key(key.as_bytes()), Some(*key));
+        }
+        for key in ["", "url.patH", &"k".repeat(100)] {
+            assert_eq!(known_key(key.as_bytes()), None);
+        }
     }
 
     #[test]
