@@ -10,6 +10,7 @@ pub mod listen;
 pub mod memory;
 pub mod netns;
 pub mod original_dst;
+pub mod peek;
 pub mod privilege;
 pub mod process;
 pub mod rest;

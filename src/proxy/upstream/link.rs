@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Waker;
+use std::time::Duration;
 use std::time::Instant;
 
 use hyper::client::conn::http1;
@@ -12,6 +13,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::net::peek;
 use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::metered::Metered;
@@ -36,10 +38,15 @@ pub struct Plain {
     pub(super) permit: OwnedSemaphorePermit,
 }
 
+/// A connection that rested for so long is asked before it is used again. That its upstream closed it may not have been
+/// told yet while this thread had other work, and the request would be lost; busier ones are not worth the system call.
+const RESTED: Duration = Duration::from_millis(100);
+
 /// A connection that waits for a request.
 pub(super) struct Idle {
     pub(super) link: Link,
     pub(super) peer: Ends,
+    pub(super) since: Instant,
     pub(super) until: Instant,
 }
 
@@ -49,6 +56,14 @@ pub(super) enum Link {
     Library(http1::SendRequest<RequestBody>),
     /// The connection itself.
     Plain(Box<Plain>),
+}
+
+impl Idle {
+    /// True when it shall carry no further request.
+    pub(super) fn is_gone(&mut self, now: Instant) -> bool {
+        let has_rested = || now.saturating_duration_since(self.since) >= RESTED;
+        self.until <= now || self.link.is_closed() || has_rested() && self.link.has_input()
+    }
 }
 
 impl Link {
@@ -72,6 +87,17 @@ impl Link {
         match self {
             Self::Library(sender) => sender.is_closed(),
             Self::Plain(plain) => plain.has_spoken(),
+        }
+    }
+
+    /// The same as far as the system knows now; the library's own connections cannot be asked.
+    fn has_input(&self) -> bool {
+        match self {
+            Self::Plain(plain) => match plain.io.inner() {
+                MaybeTls::Plain(tcp) => peek::has_input(tcp),
+                _ => false,
+            },
+            Self::Library(_) => false,
         }
     }
 

@@ -196,6 +196,7 @@ impl Pool {
         list.push_back(Idle {
             link,
             peer,
+            since: now,
             until: now + limit,
         });
         self.metrics.idle.increment(1.0);
@@ -250,7 +251,7 @@ impl Pool {
             if idle.link.speaker() != speaker {
                 continue;
             }
-            if idle.link.is_closed() || idle.until <= now {
+            if idle.is_gone(now) {
                 list.remove(at);
                 self.metrics.idle.decrement(1.0);
             } else if idle.link.is_ready() {
