@@ -285,7 +285,7 @@ async fn a_response_that_does_not_begin_is_504() {
 }
 
 fn stall() -> serde_json::Value {
-    json!({ "timeouts": { "stall": "200ms" } })
+    json!({ "timeouts": { "stall": "400ms" } })
 }
 
 #[tokio::test]
