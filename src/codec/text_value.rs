@@ -58,7 +58,7 @@ const PEERS: &[(&str, &str)] = &[
     ("peer.ipv6", "peer.port"),
     ("service.peer.name", "peer.port"),
     ("peer.service", "peer.port"),
-    ("db.name", "db.name"),
+    ("db.name", ""),
 ];
 
 /// The method of an HTTP request, under today's name or the older one that received spans have.
@@ -145,6 +145,7 @@ mod tests {
                 ],
                 Some(("db", Some(5432))),
             ),
+            (&[("db.name", text("1234"))], Some(("1234", None))),
             (
                 &[("db.name", text("orders")), ("peer.port", Value::I64(1))],
                 Some(("orders", None)),

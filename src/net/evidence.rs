@@ -25,6 +25,8 @@ use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
 
 use crate::net::kernel::Moment;
+use crate::net::places::latest;
+use crate::net::places::place;
 
 /// Slots.
 const SLOTS: usize = 1 << 16;
@@ -95,11 +97,7 @@ impl Evidence {
     /// nothing was, or for another connection.
     pub fn of(&self, local: u16, remote: SocketAddr) -> Option<Sent> {
         let fold = fold(remote);
-        let [one, other] = [false, true].map(|is_second| self.at(local, fold, is_second));
-        match (one, other) {
-            (Some(one), Some(other)) if one.at.is_until(other.at) => Some(other),
-            (one, other) => one.or(other),
-        }
+        latest(|is_second| self.at(local, fold, is_second), |sent| sent.at)
     }
 
     fn at(&self, local: u16, fold: u16, is_second: bool) -> Option<Sent> {
@@ -119,15 +117,6 @@ impl Evidence {
         // long as `self`.
         unsafe { self.slots.add(usize::from(place)).as_ref() }
     }
-}
-
-/// Where a word about a connection lies, as `places_of` in `src/app/shims/slots.h` says.
-fn place(local: u16, fold: u16, is_second: bool) -> u16 {
-    let factor = match is_second {
-        true => fold.wrapping_mul(0x85eb) ^ 0x27d4,
-        false => fold.wrapping_mul(0x9e37),
-    };
-    local.wrapping_mul(factor | 1).wrapping_add(fold)
 }
 
 /// A remote address in 16 bits, as `fold_of` in `src/app/shims/slots.h` folds it.

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod netns;
 pub mod original_dst;
 pub mod peek;
+mod places;
 pub mod privilege;
 pub mod process;
 pub mod rest;

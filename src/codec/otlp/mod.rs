@@ -1,8 +1,9 @@
 //! The OpenTelemetry protocol's trace export: protobuf both ways, JSON both ways, and the answers of collectors.
 //!
 //! Encoding to protobuf writes bytes straight from spans (`encode`), decoding foreign bytes reads straight into spans
-//! under limits (`decode`); `pack` writes attributes while a span is recorded; the message structs (`message`) serve JSON, answers and tests. Follows opentelemetry-proto
-//! v1.11.0, `trace.proto`, `common.proto`, `trace_service.proto` and `docs/specification.md`.
+//! under limits (`decode`); `pack` writes attributes while a span is recorded; the message structs (`message`) serve
+//! JSON, answers and tests. Follows opentelemetry-proto v1.11.0, `trace.proto`, `common.proto`, `trace_service.proto`
+//! and `docs/specification.md`.
 
 mod decode;
 mod encode;

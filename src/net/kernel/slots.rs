@@ -23,6 +23,9 @@ use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
 use rustix::time::ClockId;
 
+use crate::net::places::latest;
+use crate::net::places::place;
+
 /// Slots.
 const PORTS: usize = 1 << 16;
 /// Words of a slot.
@@ -100,11 +103,7 @@ impl Slots {
     /// nothing was, or for another connection.
     pub fn of(&self, local: u16, remote: SocketAddr) -> Option<Sent> {
         let fold = fold(remote);
-        let [one, other] = [false, true].map(|is_second| self.at(local, fold, is_second));
-        match (one, other) {
-            (Some(one), Some(other)) if one.at.is_until(other.at) => Some(other),
-            (one, other) => one.or(other),
-        }
+        latest(|is_second| self.at(local, fold, is_second), |sent| sent.at)
     }
 
     fn at(&self, local: u16, fold: u16, is_second: bool) -> Option<Sent> {
@@ -181,15 +180,6 @@ impl Moment {
     pub fn from_bits(bits: u32) -> Self {
         Self(bits & MOMENT)
     }
-}
-
-/// Where evidence about a connection may lie, as `place_of` in `bpf/state.h` says.
-fn place(local: u16, fold: u16, is_second: bool) -> u16 {
-    let factor = match is_second {
-        true => fold.wrapping_mul(0x85eb) ^ 0x27d4,
-        false => fold.wrapping_mul(0x9e37),
-    };
-    local.wrapping_mul(factor | 1).wrapping_add(fold)
 }
 
 /// A remote address in 16 bits, as `fold_of` in `bpf/sockets.h` folds it.
