@@ -64,15 +64,10 @@ fn main() -> Result<(), String> {
     }
     let rows = runtime.block_on(measure(&axes));
     println!("{}", report::table(&rows));
-    let conditions = Conditions::now(axes.n_requests, axes.n_runs);
-    if let Some(file) = &axes.json {
-        let text = report::data(&rows, &conditions);
-        fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
-    }
     if axes.docs {
-        summary::write(&rows, &[conditions])?;
+        summary::write(&rows, &[axes.conditions()])?;
     }
-    Ok(())
+    axes.save(&rows)
 }
 
 async fn measure(axes: &Axes) -> Vec<Row> {
@@ -97,6 +92,10 @@ async fn measure(axes: &Axes) -> Vec<Row> {
                     let row = row::run(names, &running, &collector, plan).await;
                     eprint!("{}", report::line(&row));
                     rows.push(row);
+                }
+                // What is there is kept when the run is interrupted.
+                if let Err(reason) = axes.save(&rows) {
+                    eprintln!("{reason}");
                 }
             }
         }
@@ -168,6 +167,19 @@ impl Axes {
             other => return Err(format!("unknown argument {other}")),
         }
         Ok(())
+    }
+
+    fn conditions(&self) -> Conditions {
+        Conditions::now(self.n_requests, self.n_runs)
+    }
+
+    /// Writes the data, where that was asked for.
+    fn save(&self, rows: &[Row]) -> Result<(), String> {
+        let Some(file) = &self.json else {
+            return Ok(());
+        };
+        let text = report::data(rows, &self.conditions());
+        fs::write(file, text).map_err(|error| format!("{file}: {error}"))
     }
 
     /// Writes the summary of earlier runs.
