@@ -84,14 +84,15 @@ def all_of(work, requests):
                  wiring={"h2": True}),
         Scenario("h2c-both", "h2c on both sides", UNTRACED + TRACED, requests, h2load=h2("/small"),
                  wiring={"h2": True, "h2_upstream": True}),
-        Scenario("grpc", "gRPC unary calls", UNTRACED + TRACED, few, h2load=grpc(work),
+        Scenario("grpc", "gRPC unary calls", UNTRACED + TRACED, requests, h2load=grpc(work),
                  wiring={"h2": True, "h2_upstream": True, "grpc": True}),
-        Scenario("tls", "TLS in, HTTP/1.1 keep-alive", UNTRACED + TRACED, few, h2load=tls(), wiring={"tls": True}),
+        Scenario("tls", "TLS in, HTTP/1.1 keep-alive", UNTRACED + TRACED, requests, h2load=tls(),
+                 wiring={"tls": True}),
         Scenario("linked", "inbound and outbound with linking: two spans", ["envoy otlp", "pillion 100%"], few,
                  load=["--path", "/call"], spans=2),
         Scenario("inbound", "the same program with inbound only", ["envoy otlp", "pillion 100%"], few,
                  load=["--path", "/other"]),
-        Scenario("latency", "open loop, 2,000 requests a second", UNTRACED + TRACED, max(1000, requests // 2),
+        Scenario("latency", "open loop, 2,000 requests a second", UNTRACED + TRACED, requests,
                  open_rate=2000.0, direct=True),
     ]
     for conns in (1, 64, 1000, 10000):
@@ -100,10 +101,10 @@ def all_of(work, requests):
         count = max(requests, 2 * conns) if conns > 64 else requests // 2
         scenarios.append(Scenario(f"conns-{conns}", f"{most} busy connections", GROWING, count, conns=most))
     for operations in (1, 100, 5000):
-        scenarios.append(Scenario(f"operations-{operations}", f"{operations} operations", growing, requests // 2,
+        scenarios.append(Scenario(f"operations-{operations}", f"{operations} operations", growing, requests,
                                   load=["--paths", operations], wiring={"routes": operations}))
     for reporters in (1, 8):
-        scenarios.append(Scenario(f"reporters-{reporters}", f"{reporters} reporters", growing, requests // 2,
+        scenarios.append(Scenario(f"reporters-{reporters}", f"{reporters} reporters", growing, requests,
                                   wiring={"reporters": reporters}))
     return scenarios
 
