@@ -414,7 +414,7 @@ impl Inbound {
     }
 
     /// The port from which it was passed on; 0 while it was not.
-    pub(super) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port.load(Ordering::Acquire)
     }
 }

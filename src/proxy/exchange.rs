@@ -176,7 +176,7 @@ impl Exchange {
         if let Some(guard) = &self.guard {
             guard.inbound().answered();
             if let Some(pacer) = &self.conn.worker.shared.pacer {
-                pacer.answered();
+                pacer.answered(guard.inbound().port());
             }
         }
         let failed =

@@ -201,10 +201,11 @@ fn pace<B>(
     }
     let owner = cause.as_ref().map(|(inbound, _)| inbound);
     // Several share a connection of HTTP/2.
-    let owner = owner.filter(|_| request.version() != Version::HTTP_2);
-    pacer.deliver(Side::Theirs, conn.peer.port(), owner);
+    let is_alone = request.version() != Version::HTTP_2;
+    let port = conn.peer.port();
+    pacer.deliver(Side::Theirs, port, owner.filter(|_| is_alone));
     let destination = destination_of(conn, request);
-    exchange.busy = Some(pacer.calls(destination, in_flight.len()));
+    exchange.busy = Some(pacer.calls(destination, is_alone.then_some(port), in_flight.len()));
 }
 
 /// Puts on a span what is known when the request's head has arrived.

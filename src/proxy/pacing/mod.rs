@@ -39,6 +39,7 @@ use crate::correlate::Inbound;
 use crate::correlate::Pacing;
 use crate::correlate::Shape;
 use crate::net::process::Program;
+use crate::proxy::pacing::load::Awaits;
 use crate::proxy::pacing::load::Load;
 use crate::proxy::pacing::verdicts::Verdicts;
 
@@ -139,6 +140,8 @@ struct Link {
     /// Whose bytes are delivered next, when they are to be delivered alone.
     owner: Mutex<Option<Arc<Inbound>>>,
     has_owner: AtomicBool,
+    /// What is to come on it.
+    awaits: Mutex<Awaits>,
 }
 
 /// A connection's way through the gate; the connection holds it.
@@ -216,8 +219,15 @@ impl Pacer {
 
     /// What is delivered next on this connection is for `owner`: alone if that is paced, as everything else if it is not.
     pub(super) fn deliver(&self, side: Side, port: u16, owner: Option<&Arc<Inbound>>) {
-        let link = self.links.lock().get(&(side, port)).cloned();
-        let Some(link) = link else { return };
+        if side == Side::Ours && owner.is_none() {
+            self.load.lock().shares();
+        }
+        let Some(link) = self.link(side, port) else {
+            return;
+        };
+        if side == Side::Ours {
+            self.load.lock().move_on(&link, Awaits::called);
+        }
         let owner = owner.filter(|owner| owner.is_paced());
         if owner.is_some() || link.has_owner.load(Ordering::Acquire) {
             link.belongs_to(owner.cloned());
@@ -247,8 +257,11 @@ impl Pacer {
         heard.verdict.filter(|_| calls.believes(kind))
     }
 
-    /// The program's response to a request begins.
-    pub(super) fn answered(&self) {
+    /// The program's response to a request begins, on Pillion's connection from this port.
+    pub(super) fn answered(&self, port: u16) {
+        if let Some(link) = self.link(Side::Ours, port) {
+            self.load.lock().move_on(&link, Awaits::over);
+        }
         if self.is_closed.load(Ordering::Acquire)
             && let Some(window) = &mut self.queue.lock().window
         {
@@ -256,10 +269,22 @@ impl Pacer {
         }
     }
 
-    /// A call goes to this destination while so many requests are in flight.
-    pub(super) fn calls(self: &Arc<Self>, destination: &str, in_flight: usize) -> Busy {
-        self.load.lock().begin(destination, in_flight);
-        Busy::new(self.clone(), destination)
+    /// A call goes to this destination while so many requests are in flight, on the program's connection from this port,
+    /// when it does not share that with others.
+    pub(super) fn calls(
+        self: &Arc<Self>,
+        destination: &str,
+        port: Option<u16>,
+        in_flight: usize,
+    ) -> Busy {
+        let link = port.and_then(|port| self.link(Side::Theirs, port));
+        let mut load = self.load.lock();
+        load.begin(destination, in_flight);
+        if let Some(link) = &link {
+            load.move_on(link, Awaits::called);
+        }
+        drop(load);
+        Busy::new(self.clone(), destination, link)
     }
 
     /// Bytes reach the program on a connection that the gate does not see.
@@ -276,12 +301,17 @@ impl Pacer {
             ends,
             owner: Mutex::default(),
             has_owner: AtomicBool::new(false),
+            awaits: Mutex::default(),
         });
         self.links.lock().insert(link.key(), link.clone());
         Passage {
             pacer: self.clone(),
             link,
         }
+    }
+
+    fn link(&self, side: Side, port: u16) -> Option<Arc<Link>> {
+        self.links.lock().get(&(side, port)).cloned()
     }
 
     fn pass(&self) -> Pass<'_> {
@@ -293,6 +323,14 @@ impl Pacer {
 impl Passage {
     /// Lets a write through, at once or when it is its turn.
     pub(super) fn poll_pass(&self, cx: &mut Context<'_>) -> Poll<Pass<'_>> {
+        let pass = self.poll_turn(cx);
+        if pass.is_ready() {
+            self.pacer.load.lock().move_on(&self.link, Awaits::passed);
+        }
+        pass
+    }
+
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<Pass<'_>> {
         let pacer = &*self.pacer;
         // Counted first: who closes the gate waits for those that saw it open.
         let pass = pacer.pass();
@@ -342,6 +380,7 @@ impl Drop for Passage {
             links.remove(&key);
         }
         drop(links);
+        self.pacer.load.lock().move_on(&self.link, Awaits::gone);
         let mut queue = self.pacer.queue.lock();
         queue.wanted.retain(|wanted| wanted.link.id != self.link.id);
     }

@@ -57,6 +57,24 @@ impl Scene {
         let end = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         self.pacer.passage(Side::Ours, (end(1), end(port)))
     }
+
+    /// A connection of the program from this port, on which it calls while so many requests are in flight.
+    fn calls(&self, port: u16, in_flight: usize) -> (Passage, Busy) {
+        let end = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let passage = self.pacer.passage(Side::Theirs, (end(port), end(1)));
+        let busy = self.pacer.calls("db", Some(port), in_flight);
+        (passage, busy)
+    }
+
+    /// Delivers on a connection of ours to the program, as other requests are.
+    fn gives(&self, ours: &Passage, guard: &InboundGuard) {
+        let (_, pillion) = ours.link.ends;
+        guard.inbound().pace(false);
+        let side = Side::Ours;
+        self.pacer
+            .deliver(side, pillion.port(), Some(guard.inbound()));
+        assert!(is_let_through(ours));
+    }
 }
 
 impl Drop for Scene {
@@ -103,7 +121,7 @@ async fn a_window_in_which_somebody_was_answered_says_nothing() {
     scene.pacer.deliver(Side::Ours, 2, Some(request.inbound()));
     let delivering = pass(&ours).await;
     let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async {
-        scene.pacer.answered();
+        scene.pacer.answered(2);
         drop(delivering);
     });
     assert!(verdict.unwrap().verdict.is_none());
@@ -113,6 +131,43 @@ async fn a_window_in_which_somebody_was_answered_says_nothing() {
     let told = verdict.unwrap().verdict;
     assert!(told.is_none(), "bytes reach the program unseen");
     drop(bypass);
+}
+
+/// Four threads for the calls of more requests: a response may free one for a call of any of them.
+#[tokio::test]
+async fn a_response_says_nothing_while_calls_queue_for_threads() {
+    for (n_requests, expected, why) in [
+        (4, true, "each request has its call"),
+        (6, false, "two wait for a thread"),
+    ] {
+        let scene = Scene::set();
+        let requests: Vec<_> = (0..n_requests)
+            .map(|n| (scene.passage(100 + n), scene.paced()))
+            .collect();
+        for (ours, guard) in &requests {
+            scene.gives(ours, guard);
+        }
+        let mut calls: Vec<_> = (0..4).map(|n| scene.calls(2 + n, 4)).collect();
+        // Enough were seen for a limit to be seen, and each of them got its response.
+        for _ in 0..64 {
+            let (theirs, busy) = calls.remove(0);
+            drop(busy);
+            drop(pass(&theirs).await);
+            let port = theirs.link.ends.0.port();
+            drop(theirs);
+            calls.push(scene.calls(port, 4));
+        }
+        assert!(!scene.pacer.load.lock().is_limited(), "{why}");
+        let owner = scene.paced();
+        let (theirs, busy) = calls.remove(0);
+        let port = theirs.link.ends.0.port();
+        let owned = Some(owner.inbound());
+        scene.pacer.deliver(Side::Theirs, port, owned);
+        drop(busy);
+        let delivering = pass(&theirs).await;
+        let (verdict, ()) = tokio::join!(scene.pacer.verdict(), async { drop(delivering) });
+        assert_eq!(verdict.unwrap().verdict.is_some(), expected, "{why}");
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,7 @@ impl Pacer {
         if is_first {
             self.verdicts.lock().meets(owner.arrival.operation);
         }
+        let is_full = link.side == Side::Theirs && self.load.lock().is_full();
         self.queue.lock().window = Some(self.new_window(link.id));
         waker.wake();
         let is_delivered = self.until(GRANTED, || {
@@ -133,8 +134,12 @@ impl Pacer {
             return false;
         };
         let is_limited = link.side == Side::Theirs && self.load.lock().is_limited();
+        if window.calls.len() > 1 {
+            self.load.lock().fans();
+        }
         let is_seen = self.n_bypasses.load(Ordering::Acquire) == 0;
-        let is_clean = in_time && window.n_answers == 0 && !is_limited && is_seen;
+        let queues = is_full || is_limited;
+        let is_clean = in_time && window.n_answers == 0 && !queues && is_seen;
         let mut verdicts = self.verdicts.lock();
         if is_delivered {
             verdicts.paced(window.calls.len(), begun.elapsed(), in_time);

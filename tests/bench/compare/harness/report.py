@@ -133,7 +133,8 @@ def spans(rounds):
 
 def latency(rows):
     lines = [f"  {'':22}" + "".join(f"{name:>10}" for name in ("p50 us", "p99 us", "p99.9 us"))
-             + "".join(f"{'added ' + name:>13}" for name in ("p50", "p99", "p99.9")) + f"{'CPU us':>9}{'errors':>8}  spans arrived"]
+             + f"{'p99 s us':>10}"
+             + "".join(f"{'added ' + name:>13}" for name in ("p50", "p99", "p99.9", "p99 s")) + f"{'CPU us':>9}{'errors':>8}  spans arrived"]
     for name, rounds in rows.items():
         own = [quantile(rows, name, key) for key in QUANTILES]
         base = [quantile(rows, "direct", key) for key in QUANTILES]
@@ -144,7 +145,8 @@ def latency(rows):
     return lines
 
 
-QUANTILES = ("p50_us", "p99_us", "p999_us")
+# The last one is the p99 of the middle second of a round: a host that halts the machine moves the p99 of all rows.
+QUANTILES = ("p50_us", "p99_us", "p999_us", "second_p99_us")
 
 
 def quantile(rows, name, key):
@@ -215,7 +217,7 @@ def bars(results):
 
     def added(name):
         rows = found.get("latency", {}).get("rows", {})
-        own, base = quantile(rows, name, "p99_us"), quantile(rows, "direct", "p99_us")
+        own, base = quantile(rows, name, "second_p99_us"), quantile(rows, "direct", "second_p99_us")
         return own - base if own is not None and base is not None else None
 
     traced, off = "pillion 100%", "pillion off"
@@ -229,7 +231,7 @@ def bars(results):
         ("100 % against off", of("keepalive", traced), of("keepalive", off), 1.20),
         ("0.1 % against off", of("keepalive", "pillion 0.1%"), of("keepalive", off), 1.05),
         ("linked against twice inbound", of("linked", traced), twice and 2 * twice, 1.1),
-        ("added p99 against Envoy's", added(traced), added("envoy otlp"), 0.5),
+        ("added p99 (middle second) against Envoy's", added(traced), added("envoy otlp"), 0.5),
         ("h2c both, 100 % against Envoy", of("h2c-both", traced), of("h2c-both", "envoy otlp"), 0.25),
         ("h2c both, off against HAProxy", of("h2c-both", off), of("h2c-both", "haproxy"), 2.0),
         ("gRPC, 100 % against Envoy", of("grpc", traced), of("grpc", "envoy otlp"), 0.25),

@@ -4,7 +4,8 @@
 //! has the answer to the last one. With `--warm`, K requests on each connection come first; then it prints `ready` and
 //! waits for a line.
 //! `load open --addr ADDR --conns N --requests M --rate R`: requests start when they are due, whatever became of earlier
-//! ones; latency counts from that moment, waiting for a free connection included.
+//! ones; latency counts from that moment, waiting for a free connection included. `second_p99_us` is the p99 of the middle
+//! one of its seconds: the first, in which connections are opened, and those in which the machine was halted say nothing.
 //! `load idle --addr ADDR --conns N`: one request on each connection, then `ready`; closes them all when its input ends.
 //!
 //! What is sent: `--path /small`, `--paths N` (`/o0` to `/oN-1` in turn), `--body SIZE`, `--chunk SIZE` (the body in
@@ -322,24 +323,33 @@ impl Load {
 
     fn report(&self, took: Duration) {
         let mut latencies = self.latencies.borrow_mut();
-        latencies.sort_unstable();
-        let quantile = |share: f64| {
-            let at = (latencies.len() as f64 * share) as usize;
-            let nanos = latencies.get(at.min(latencies.len().saturating_sub(1)));
-            nanos.copied().unwrap_or(0) as f64 / 1000.0
-        };
+        // Answers are in the order in which they came.
+        let a_second = latencies.len() as f64 / took.as_secs_f64();
+        let seconds = latencies.chunks_mut((a_second as usize).max(1));
+        let mut seconds: Vec<u64> = seconds.map(|second| at_share(second, 0.99)).collect();
+        let n_requests = latencies.len();
+        let mut quantile = |share: f64| at_share(&mut latencies, share) as f64 / 1000.0;
         println!(
-            r#"{{"requests":{},"errors":{},"first_error":{:?},"bytes":{},"seconds":{:.4},"p50_us":{:.1},"p99_us":{:.1},"p999_us":{:.1}}}"#,
-            latencies.len(),
+            r#"{{"requests":{},"errors":{},"first_error":{:?},"bytes":{},"seconds":{:.4},"p50_us":{:.1},"p99_us":{:.1},"p999_us":{:.1},"second_p99_us":{:.1}}}"#,
+            n_requests,
             self.errors.get(),
             self.first_error.borrow().as_deref().unwrap_or(""),
             self.bytes.get(),
             took.as_secs_f64(),
             quantile(0.5),
             quantile(0.99),
-            quantile(0.999)
+            quantile(0.999),
+            at_share(&mut seconds, 0.5) as f64 / 1000.0
         );
     }
+}
+
+/// The value that this share of them does not exceed; sorts them.
+fn at_share(values: &mut [u64], share: f64) -> u64 {
+    values.sort_unstable();
+    let at = (values.len() as f64 * share) as usize;
+    let at = at.min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(0)
 }
 
 /// Reads one response with a length, with chunks, or up to the end. Returns the bytes read; a status other than 200 is
