@@ -65,7 +65,10 @@ pub(crate) async fn drive(to: SocketAddr, targets: Vec<String>, concurrency: usi
                     let sent = Instant::now();
                     match get(&client, to, target).await {
                         Some(200) => seen.latencies.push(sent.elapsed()),
-                        _ => seen.failures += 1,
+                        status => {
+                            eprintln!("{target} failed after {:?}: {status:?}", sent.elapsed());
+                            seen.failures += 1;
+                        }
                     }
                 }
                 seen

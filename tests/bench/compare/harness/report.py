@@ -136,7 +136,7 @@ def latency(rows):
              + f"{'p99 s us':>10}"
              + "".join(f"{'added ' + name:>13}" for name in ("p50", "p99", "p99.9", "p99 s")) + f"{'CPU us':>9}{'errors':>8}  spans arrived"]
     for name, rounds in rows.items():
-        own = [quantile(rows, name, key) for key in QUANTILES]
+        own = [quantile(rows, name, key) or 0 for key in QUANTILES]
         base = [quantile(rows, "direct", key) for key in QUANTILES]
         added = "".join(f"{a - b:>13.0f}" if b is not None and name != "direct" else f"{'':>13}" for a, b in zip(own, base))
         cost = f"{median(rows, name, 'cpu_us'):>9.1f}" if "cpu_us" in rounds[0] else f"{'':>9}"
@@ -150,8 +150,8 @@ QUANTILES = ("p50_us", "p99_us", "p999_us", "second_p99_us")
 
 
 def quantile(rows, name, key):
-    rounds = rows.get(name)
-    return statistics.median(r["load"][key] for r in rounds) if rounds else None
+    values = [r["load"][key] for r in rows.get(name, []) if key in r["load"]]
+    return statistics.median(values) if values else None
 
 
 def footprint(rows):
