@@ -32,6 +32,7 @@ use crate::proxy::upstream::PoolLimits;
 use crate::reporter::Sink;
 use crate::sampling;
 use crate::sampling::Sampler;
+use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SamplerMetrics;
 use crate::tracer::Keep;
@@ -407,14 +408,18 @@ pub(super) fn resolve(at: &HostPort) -> Result<SocketAddr, BuildError> {
     })
 }
 
-/// One worker's share of the limits on upstream connections.
-pub(super) fn pool_limits(config: &Config, workers: usize) -> PoolLimits {
+/// One worker's share of the limits on upstream connections in this direction.
+pub(super) fn pool_limits(config: &Config, workers: usize, direction: Direction) -> PoolLimits {
+    let timeouts = &config.timeouts;
     let share = config.limits.upstream_connections.div_ceil(workers.max(1));
     PoolLimits {
         connections: share.max(1),
         idle_per_destination: config.limits.idle_per_destination,
-        idle: config.timeouts.upstream_idle.0,
-        wait: config.timeouts.pool.0,
+        idle: match direction {
+            Direction::Inbound => timeouts.program_idle.0,
+            Direction::Outbound => timeouts.upstream_idle.0,
+        },
+        wait: timeouts.pool.0,
         head_size: config.limits.head_size.as_usize(),
         headers: config.limits.headers,
         streams: usize::try_from(config.limits.http2_streams)

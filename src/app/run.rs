@@ -64,6 +64,7 @@ use crate::telemetry::logs;
 use crate::telemetry::logs::Chain;
 use crate::telemetry::logs::LogError;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Outcome;
 use crate::tracer::Ledger;
@@ -359,7 +360,8 @@ impl Running {
     }
 
     fn start_workers(&self, workers: usize, bound: Vec<build::Bound>) -> io::Result<()> {
-        let limits = build::pool_limits(&self.config.lock(), workers);
+        let limits = [Direction::Inbound, Direction::Outbound]
+            .map(|direction| build::pool_limits(&self.config.lock(), workers, direction));
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         for bound in bound {
             for (of_worker, socket) in sockets.iter_mut().zip(bound.sockets) {

@@ -25,7 +25,8 @@ pub(super) struct Plan {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
-    pub(super) limits: PoolLimits,
+    /// To the program, and elsewhere.
+    pub(super) limits: [PoolLimits; 2],
     pub(super) sockets: Vec<(Arc<Listener>, TcpListener)>,
     pub(super) drain: Drain,
     /// Ends the thread: whatever is still open then is cut.
@@ -51,12 +52,12 @@ async fn work(plan: Plan) {
         index,
         shared,
         metrics,
-        limits,
+        limits: [to_program, elsewhere],
         sockets,
         drain,
         stop,
     } = plan;
-    let pool = |direction| {
+    let pool = |direction, limits| {
         Pool::new(
             limits,
             metrics.pool(direction),
@@ -72,8 +73,8 @@ async fn work(plan: Plan) {
     }
     let worker = Arc::new(Worker {
         index,
-        inbound_pool: pool(Direction::Inbound),
-        outbound_pool: pool(Direction::Outbound),
+        inbound_pool: pool(Direction::Inbound, to_program),
+        outbound_pool: pool(Direction::Outbound, elsewhere),
         requests: metrics.requests(),
         habits: Habits::default(),
         shared,

@@ -299,8 +299,12 @@ pub struct Timeouts {
     ///
     /// Unit: duration. Default: `5s`. Reload: new connections.
     pub tunnel_drain: HumanDuration,
-    /// An idle upstream connection; an upstream's own `Keep-Alive: timeout` shortens it. Below the 5 seconds after which
-    /// many servers close theirs without a word: a request that meets such a close is lost.
+    /// An idle connection to the program; its own `Keep-Alive: timeout` shortens it. Below the 2 seconds after which some
+    /// servers (gunicorn) close theirs without a word, others after 5: a request that meets such a close is lost.
+    ///
+    /// Unit: duration. Default: `1500ms`. Reload: restart.
+    pub program_idle: HumanDuration,
+    /// An idle connection to another upstream; its own `Keep-Alive: timeout` shortens it.
     ///
     /// Unit: duration. Default: `4s`. Reload: restart.
     pub upstream_idle: HumanDuration,
@@ -391,6 +395,7 @@ impl Default for Timeouts {
             response: HumanDuration::from_secs(0),
             stall: HumanDuration::from_secs(0),
             tunnel_drain: HumanDuration::from_secs(5),
+            program_idle: HumanDuration::from_millis(1_500),
             upstream_idle: HumanDuration::from_secs(4),
         }
     }

@@ -580,11 +580,28 @@ async fn http2_server() -> (
 #[tokio::test]
 async fn an_idle_http2_connection_to_an_upstream_is_closed() {
     let (addr, mut ended) = http2_server().await;
-    let settings = json!({ "timeouts": { "upstream_idle": "100ms" } });
-    let proxy = Pillion::inbound_to(addr, settings);
-    assert_eq!(http2_get(proxy.inbound(), addr).await, 200);
-    let limit = Duration::from_secs(20);
-    tokio::time::timeout(limit, ended.recv()).await.unwrap();
+    for (timeouts, is_program, why) in [
+        (
+            json!({ "program_idle": "100ms", "upstream_idle": "1h" }),
+            true,
+            "the program",
+        ),
+        (
+            json!({ "upstream_idle": "100ms", "program_idle": "1h" }),
+            false,
+            "another",
+        ),
+    ] {
+        let proxy = Pillion::inbound_to(addr, json!({ "timeouts": timeouts }));
+        let front = match is_program {
+            true => proxy.inbound(),
+            false => proxy.outbound(),
+        };
+        assert_eq!(http2_get(front, addr).await, 200);
+        let limit = Duration::from_secs(20);
+        let closed = tokio::time::timeout(limit, ended.recv()).await;
+        closed.expect(why).unwrap();
+    }
 }
 
 #[tokio::test]
