@@ -3,6 +3,9 @@
  */
 #pragma once
 
+/* So many requests a thread that has mixed some must take up in turn until it is believed. */
+#define IN_TURN 64
+
 static __always_inline void begin_connection(struct sock *sk) {
   struct call *call = bpf_sk_storage_get(&calls, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
   if (!call) return;
@@ -25,7 +28,8 @@ static __always_inline void begin_connection(struct sock *sk) {
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   struct sock *sk = (struct sock *)const_sk;
-  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE && new != TCP_LISTEN) return 0;
+  int is_ending = new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK;
+  if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE && new != TCP_LISTEN && !is_ending) return 0;
   if (!is_tcp(sk) || is_elsewhere(sk)) return 0;
   if (new == TCP_LISTEN) {
     /* Its probes are to be there before the first request. */
@@ -37,6 +41,12 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
     return 0;
   }
   struct call *call = known_call(sk);
+  if (is_ending) {
+    /* A request that the program will not answer. */
+    struct inbound *inbound = call ? 0 : inbound_of(sk);
+    if (inbound) end_request(inbound);
+    return 0;
+  }
   if (!call) return 0;
   if (!call->is_sidecars) {
     if (new == TCP_CLOSE) {
@@ -72,10 +82,21 @@ int BPF_PROG(on_state, const struct sock *const_sk, int old, int new) {
   return 0;
 }
 
-static __always_inline void begin_request(struct inbound *inbound, int flags) {
+/* A thread that takes up a request before it has answered another one works on who knows which. */
+static __always_inline void watch_order(struct thread *thread, const struct inbound *inbound, int is_new) {
+  if (unanswered(&thread->serving) && thread->serving.number != inbound->number) thread->mixes = IN_TURN;
+  else if (is_new && thread->mixes) thread->mixes--;
+}
+
+static __always_inline void begin_request(const struct sock *sk, struct inbound *inbound, int flags) {
   struct thread *thread = this_thread(BPF_LOCAL_STORAGE_GET_F_CREATE);
   if (!thread) return;
-  int is_event = flags & MSG_DONTWAIT;
+  struct request none = {0};
+  int is_event = flags & MSG_DONTWAIT, is_new = !inbound->number;
+  if (!is_event && is_rest(sk, inbound)) {
+    thread->serving = none;
+    return;
+  }
   struct process *process = is_event ? event_process() : 0;
   if (!inbound->number) {
     __u32 number = __sync_fetch_and_add(&requests, 1) + 1;
@@ -86,7 +107,8 @@ static __always_inline void begin_request(struct inbound *inbound, int flags) {
     inbound->number = number ? number : 1;
     if (process) count_waiting(inbound, 1);
   }
-  struct request request = {inbound->place, inbound->number}, none = {0};
+  struct request request = {inbound->place, inbound->number};
+  if (!is_event) watch_order(thread, inbound, is_new);
   /* One that does not block may be read by a thread that then works on something else. */
   thread->serving = is_event ? none : request;
   if (!process) return;
@@ -112,7 +134,7 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
     thread->answered_port = 0;
   }
   if (inbound) {
-    begin_request(inbound, flags);
+    begin_request(sk, inbound, flags);
     return 0;
   }
   struct runtime *runtime = call ? known_runtime() : 0;
@@ -130,10 +152,12 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
   return 0;
 }
 
-static __always_inline void begin_answer(struct inbound *inbound) {
+static __always_inline void begin_answer(const struct sock *sk, struct inbound *inbound) {
   struct runtime *runtime = this_runtime(PYTHON);
   if (runtime) python_answers(runtime, inbound);
   end_request(inbound);
+  inbound->came = BPF_CORE_READ((const struct tcp_sock *)sk, rcv_nxt);
+  inbound->has_sent = 1;
 }
 
 SEC("tp_btf/tcp_sendmsg_locked")
@@ -143,7 +167,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
   struct call *call = known_call(sk);
   struct inbound *inbound = call ? 0 : inbound_of(sk);
   if (inbound) {
-    begin_answer(inbound);
+    begin_answer(sk, inbound);
     return 0;
   }
   if (!call || call->is_sidecars) return 0;
@@ -154,7 +178,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
   struct request none = {0}, serving = none, works_on = none;
   struct inbound *cause = 0;
   int sure = 0;
-  if (thread && unanswered(&thread->serving)) serving = thread->serving;
+  if (thread && !thread->mixes && unanswered(&thread->serving)) serving = thread->serving;
   if (call->is_fresh || !call->is_open) {
     struct runtime *runtime = known_runtime();
     __u32 kind = runtime ? runtime->kind : 0;

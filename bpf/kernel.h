@@ -19,7 +19,9 @@ typedef __u32 __wsum;
 #define MSG_DONTWAIT 0x40
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
+#define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
 
 #define BPF_MAP_TYPE_HASH 1
@@ -68,6 +70,11 @@ struct sock_common {
 struct sock {
   struct sock_common __sk_common;
   __u16 sk_protocol;
+};
+
+/* How far the bytes that came were read, and how far they came. */
+struct tcp_sock {
+  __u32 copied_seq, rcv_nxt;
 };
 
 struct thread_struct {

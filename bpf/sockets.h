@@ -79,8 +79,16 @@ static __always_inline struct inbound *inbound_of(const struct sock *sk) {
   end_request(inbound);
   inbound->ends = ends;
   inbound->place = free;
+  inbound->has_sent = 0;
   inbound->serial++;
   return inbound;
+}
+
+/* Nothing was read but what had come before the program sent last: the rest of a request that it has answered. */
+static __always_inline int is_rest(const struct sock *sk, const struct inbound *inbound) {
+  if (inbound->number || !inbound->has_sent) return 0;
+  __u32 read = BPF_CORE_READ((const struct tcp_sock *)sk, copied_seq);
+  return (__s32)(read - inbound->came) <= 0;
 }
 
 static __always_inline void count_waiting(struct inbound *inbound, int change) {

@@ -63,6 +63,9 @@ struct inbound {
   __u32 is_counted;
   /* Counts up for each request read; 0 once its response begins. */
   __u32 number;
+  /* How far bytes had come when the program sent last: no further than the request that it has answered. */
+  __u32 came;
+  __u32 has_sent;
   /* Calls without a response. */
   __u32 open_calls;
   __u32 process, program;
@@ -146,6 +149,8 @@ struct thread {
   __u16 answered_port;
   /* A connection was accepted, nothing made for it yet. */
   __u8 has_accepted;
+  /* It has read a request before it answered another one: so many it must read in turn until it is believed. */
+  __u8 mixes;
   /* The first event since this thread asked for events (0: none yet), when it asked, and when a timer may be due. */
   __u64 first_event, asked, due;
 };

@@ -5,6 +5,7 @@
 pub(crate) mod bench;
 
 use bench::apps;
+use bench::apps::App;
 use bench::backend;
 use bench::collector::Collector;
 use bench::collector::Span;
@@ -22,9 +23,16 @@ use bench::truth::Truth;
 
 use crate::support::skip::skip;
 
+const PATTERNS: &[&str] = &["one", "par2", "sleep", "executor", "background", "late"];
+
 /// A program behind a profile, with patterns whose calls must all be found.
 async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
-    let (app, profile) = (apps::named(app).unwrap(), Profile::named(profile).unwrap());
+    check_app(apps::named(app).unwrap(), profile, ids, (PATTERNS, found)).await;
+}
+
+/// The same of any program, with patterns that it knows, and those whose calls must be found.
+async fn check_app(app: App, profile: &str, ids: Ids, (patterns, found): (&[&str], &[&str])) {
+    let profile = Profile::named(profile).unwrap();
     let collector = Collector::start().await;
     let around = Around {
         backend: backend::start().await,
@@ -38,7 +46,7 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
         Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
         Err(reason) => panic!("{}: {reason}", app.name),
     };
-    for name in ["one", "par2", "sleep", "executor", "background", "late"] {
+    for name in patterns {
         let plan = Plan {
             pattern: Pattern::named(name).unwrap(),
             concurrency: 8,
@@ -52,7 +60,11 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
         assert_eq!(row.failures, 0, "{line}");
         assert_eq!(score.missing, 0, "a call without a span: {line}");
         assert_eq!(score.wrong_merges(), 0, "{line} {:?}", score.methods);
-        if found.contains(&name) {
+        // What is never called cannot be wrong.
+        let (late, jobs) = (*name == "late", *name == "background");
+        assert_eq!(score.late, if late { score.requests } else { 0 }, "{line}");
+        assert!(!jobs || score.background > 0, "no job has called: {line}");
+        if found.contains(name) {
             assert_eq!(score.right, score.calls, "{line} {:?}", score.methods);
         }
     }
@@ -101,6 +113,23 @@ async fn a_shim_follows_requests_through_the_pools_of_java() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_follows_requests_through_the_threads_of_ruby() {
+    // par2 and executor call from threads of the program's own.
+    let found = ["one", "sleep", "background"];
+    check("ruby-puma", "shims", Ids::Blinded, &found).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_wrong_is_asserted_of_runtimes_that_nobody_looks_into() {
+    // PHP's server has no jobs of its own.
+    let php = (&["one", "par2", "sleep", "executor", "late"][..], &[][..]);
+    for profile in ["preload", "bpf"] {
+        check("ruby-puma", profile, Ids::Blinded, &[]).await;
+        check_app(apps::named("php").unwrap(), profile, Ids::Blinded, php).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_virtual_thread_is_taken_for_no_thread() {
     check("java-virtual", "preload", Ids::Blinded, &[]).await;
     check("java-virtual", "bpf", Ids::Blinded, &[]).await;
@@ -140,6 +169,24 @@ async fn the_kernel_asserts_nothing_wrong_of_event_loops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kernel_asserts_nothing_wrong_of_green_threads() {
     check("gunicorn-gevent", "bpf", Ids::Blinded, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_reads_the_next_request_before_it_answers_works_on_neither() {
+    let app = apps::interpreted("/usr/bin/python3", "one_thread.py");
+    for profile in ["preload", "bpf"] {
+        let patterns = &["one", "seq2", "sleep", "late"];
+        check_app(app, profile, Ids::Blinded, (patterns, &[])).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_of_a_request_after_its_answer_is_no_new_request() {
+    let app = apps::interpreted("/usr/bin/python3", "early.py");
+    for profile in ["preload", "bpf"] {
+        let patterns = &["one", "seq2", "late", "one"];
+        check_app(app, profile, Ids::Blinded, (patterns, &["one", "seq2"])).await;
+    }
 }
 
 /// A program behind the gate: what is paced is found, and hardly ever wrongly.

@@ -14,7 +14,6 @@
 #define MILLISECOND 1000000ULL
 #define NEVER (~0ULL)
 
-static int follows_loop;
 /* The loop's own: a coarse one where that is fine enough. */
 static clockid_t loop_clock = CLOCK_MONOTONIC;
 /* Of the thread that handles events: where its `turn` is. */

@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -35,6 +36,8 @@
 #pragma weak clock_gettime
 
 #define MAX_FD 65536
+/* So many requests a thread that has mixed some must take up in turn until it is believed. */
+#define IN_TURN 64
 #define EXPORT __attribute__((visibility("default")))
 
 #include "slots.h"
@@ -52,6 +55,8 @@ struct connection {
   _Atomic uint16_t remote;
   _Atomic uint32_t request;
   struct places places;
+  /* Bytes that had come when something was written last: no more than the rest of the request that is answered. */
+  _Atomic uint32_t rest;
   /* Below for loop.h. Inbound: calls without a response; it counts in `waiting` as long as there are none. */
   uint32_t open_calls;
   uint8_t is_counted;
@@ -71,12 +76,13 @@ static int at_work;
 static struct connection connections[MAX_FD];
 static _Atomic uint32_t requests;
 
-/* The request that this thread works on. */
+/* The request that this thread works on; as long as `mixes` counts, who knows which. */
 static __thread __attribute__((tls_model("initial-exec"))) struct {
   int fd;
-  uint32_t request;
+  uint32_t request, mixes;
 } mine;
 
+static int follows_loop;
 static struct connection *known(int fd);
 static void start_loop(void);
 static void end_request(struct connection *c);
@@ -135,6 +141,7 @@ static void forget(int fd) {
   c->said = 0;
   c->cause = (struct request){0};
   c->accepted = 0;
+  c->rest = 0;
   c->role = UNKNOWN;
 }
 
@@ -178,6 +185,15 @@ static enum role role(int fd, struct connection *c) {
   return found;
 }
 
+static int is_unanswered(void) { return mine.request && connections[mine.fd].request == mine.request; }
+
+/* Nothing was read but the rest of a request that is answered. */
+static int is_rest(struct connection *c, size_t n) {
+  size_t rest = c->rest;
+  c->rest = n < rest ? (uint32_t)(rest - n) : 0;
+  return n <= rest && !c->request;
+}
+
 static void has_read(int fd, ssize_t n) {
   struct connection *c = known(fd);
   if (!c || (n < 0 && (errno == EAGAIN || errno == EINTR))) return;
@@ -186,18 +202,28 @@ static void has_read(int fd, ssize_t n) {
   if (n <= 0 || r != INBOUND) return;
   int saved = errno, flags = fcntl(fd, F_GETFL);
   errno = saved;
-  mine.request = 0;
+  int is_old = is_rest(c, (size_t)n), is_event = flags < 0 || flags & O_NONBLOCK;
+  if (is_event || is_old) mine.request = 0;
   /* One that does not block may be read by a thread that then works on something else. */
-  if (flags < 0 || flags & O_NONBLOCK) {
-    event_of_request(fd, c);
-    return;
-  }
-  if (!c->request) {
+  if (is_event) event_of_request(fd, c);
+  if (is_event || is_old) return;
+  int is_new = !c->request;
+  if (is_new) {
     uint32_t next = ++requests;
     c->request = next ? next : ++requests;
   }
+  /* A thread that takes up a request before it has answered another one works on who knows which. */
+  if (is_unanswered() && mine.request != c->request) mine.mixes = IN_TURN;
+  else if (is_new && mine.mixes) mine.mixes--;
   mine.fd = fd;
   mine.request = c->request;
+}
+
+static uint32_t unread(int fd) {
+  int saved = errno, bytes = 0;
+  if (syscall(SYS_ioctl, fd, FIONREAD, &bytes) != 0) bytes = 0;
+  errno = saved;
+  return (uint32_t)bytes;
 }
 
 static void will_write(int fd) {
@@ -206,11 +232,12 @@ static void will_write(int fd) {
   enum role r = role(fd, c);
   if (r == INBOUND) {
     end_request(c);
+    if (!follows_loop) c->rest = unread(fd);
   } else if (r == OUTBOUND) {
     slot *mapped = current();
     if (!mapped) return;
     uint16_t owner = cause_in_loop(c);
-    if (mine.request && connections[mine.fd].request == mine.request) owner = connections[mine.fd].remote;
+    if (is_unanswered() && !mine.mixes) owner = connections[mine.fd].remote;
     say(mapped, c->places, owner);
   }
 }
