@@ -180,6 +180,50 @@ print(call('/in', {'pillion-token': '\\xe9\\t='}))";
 }
 
 #[test]
+fn a_job_of_an_executor_gets_the_token_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = laid_out(dir.path());
+    let python = "
+import concurrent.futures, contextvars, decimal, http.client, http.server, threading
+out, theirs = '/out', contextvars.ContextVar('theirs', default='none')
+def prepare():
+    decimal.getcontext().prec = 5
+    theirs.set('of the pool')
+pool = concurrent.futures.ThreadPoolExecutor(1, initializer=prepare)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        token = self.headers['pillion-token']
+        if self.path == '/in':
+            decimal.getcontext().prec = 2
+            theirs.set('of the request')
+            token, = {pool.submit(job, n, last=n + 1).result() for n in range(3)}
+            try:
+                pool.submit(fn=str)
+            except TypeError:
+                pass
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(token).encode())
+    def log_message(self, *args):
+        pass
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+def call(path, headers):
+    connection = http.client.HTTPConnection('127.0.0.1', server.server_port)
+    connection.request('GET', path, headers=headers)
+    return connection.getresponse().read().decode()
+def job(n, last):
+    assert last == n + 1
+    return f'{call(out, {})} {decimal.Decimal(1) / 3} {theirs.get()}'
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(call('/in', {'pillion-token': 'the-token'}))
+print(pool.submit(job, 0, 1).result())";
+    if let Some(text) = printed("python3", &["-c", python], &variables) {
+        let expected = "the-token 0.33333 of the pool\nNone 0.33333 of the pool\n";
+        assert_eq!(text, expected);
+    }
+}
+
+#[test]
 fn java_tasks_carry_the_token_of_whoever_handed_them_over() {
     let dir = tempfile::tempdir().unwrap();
     let variables = laid_out(dir.path());

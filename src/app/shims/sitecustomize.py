@@ -111,16 +111,25 @@ def _install():
     def httpcore_async(module):
         before_async(module.AsyncConnectionPool, "handle_async_request", stamp_httpcore)
 
-    # Handing over: a job runs in the context of whoever submitted it.
+    # Handing over: a job runs with the token of whoever submitted it, in the context of its thread as ever.
+
+    def carry(token, job, args, kwargs):
+        before = current.set(token)
+        try:
+            return job(*args, **kwargs)
+        finally:
+            current.reset(before)
 
     def executor(module):
         original = module.ThreadPoolExecutor.submit
 
         @functools.wraps(original)
-        def submit(self, fn, /, *args, **kwargs):
-            if current.get() is None:
-                return original(self, fn, *args, **kwargs)
-            return original(self, contextvars.copy_context().run, fn, *args, **kwargs)
+        def submit(*args, **kwargs):
+            token = current.get()
+            # Python 3.8 takes the job by its name too.
+            if token is None or len(args) < 2:
+                return original(*args, **kwargs)
+            return original(args[0], carry, token, args[1], args[2:], kwargs)
 
         module.ThreadPoolExecutor.submit = submit
 
