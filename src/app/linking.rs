@@ -66,15 +66,29 @@ impl Running {
                 Err("pillion exec --shims, or the files of pillion shims and linking.shims")
             }
         };
-        let kernel = match (config.kernel, self.shared.kernel.get().is_some()) {
-            (_, true) => Ok(()),
-            (correlate::Kernel::Off, false) => Err("linking.kernel"),
-            (_, false) => Err("CAP_BPF and CAP_PERFMON; the log says what was refused"),
+        let refusal = self.shared.kernel_refusal.get();
+        let kernel = match (self.shared.kernel.get(), refusal) {
+            (Some(kernel), _) => Ok(kernel),
+            (None, Some(why)) => Err(why.strip_prefix("needs ").unwrap_or(why)),
+            (None, None) => Err("a moment: it is being asked"),
         };
-        let lineage = match config.mode.follows_events() {
-            true => kernel,
-            false => Err("linking.mode: balanced or eager, at the start"),
+        let lineage = match (config.mode.follows_events(), kernel) {
+            (false, _) => Err("linking.mode: balanced or eager, at the start"),
+            (true, Ok(kernel)) if !kernel.follows_events => {
+                Err("a restart: linking.mode was strict at the start")
+            }
+            (true, kernel) => kernel.map(|_| ()),
         };
+        let is_probed = |kernel: &Kernel| {
+            let probed = kernel.probed.list();
+            probed.iter().any(|(_, probe)| probe.refused.is_none())
+        };
+        let runtime = match kernel {
+            Ok(kernel) if is_probed(kernel) => Ok(()),
+            Ok(_) => Err("a program with a runtime that is known: see probes"),
+            Err(why) => Err(why),
+        };
+        let kernel = kernel.map(|_| ());
         let pacing = match (&self.shared.pacer, config.pacing.share > 0.0) {
             (Some(pacer), true) if pacer.standing().is_blind => {
                 Err("to see the program's threads: see program")
@@ -88,6 +102,7 @@ impl Running {
             ("shim", shims),
             ("thread, preload", preload),
             ("thread, kernel", kernel),
+            ("runtime, kernel", runtime),
             ("lineage, kernel", lineage),
             ("value", setting(config.values, "linking.values")),
             ("pacing", pacing),
@@ -181,7 +196,7 @@ pub(super) fn ask_kernel(
     let (program, redirect) = (config.app.as_ref(), config.inbound.redirect.as_ref());
     let config = &config.linking;
     if config.kernel == correlate::Kernel::Off {
-        tell_profile("restricted", &"linking.kernel is off");
+        refused(shared, &"linking.kernel is off");
         return Ok(());
     }
     let network = match inside {
@@ -209,7 +224,7 @@ pub(super) fn ask_kernel(
         memory::trim();
         match loaded {
             Ok(kernel) => use_kernel(&shared, kernel),
-            Err(error) => tell_profile("restricted", &error),
+            Err(error) => refused(&shared, &error),
         }
     };
     std::thread::Builder::new()
@@ -222,6 +237,11 @@ fn use_kernel(shared: &Shared, kernel: Kernel) {
     if shared.kernel.set(kernel).is_ok() {
         tell_profile("bpf", &"linking looks at threads in the kernel");
     }
+}
+
+fn refused(shared: &Shared, because: &dyn Display) {
+    shared.kernel_refusal.get_or_init(|| because.to_string());
+    tell_profile("restricted", because);
 }
 
 /// Says once what linking is permitted to look at.

@@ -105,6 +105,8 @@ pub struct Shared {
     pub evidence: Option<Evidence>,
     /// What the kernel says about who sends the program's calls, once it does.
     pub kernel: OnceLock<Kernel>,
+    /// Why it does not, once that is known.
+    pub kernel_refusal: OnceLock<String>,
     /// The gate before the program, when requests are paced.
     pub pacer: Option<Arc<Pacer>>,
     /// Addresses where Pillion takes what is to go elsewhere: never a destination. The one that leads to the program is
@@ -175,6 +177,7 @@ impl Shared {
             links: metrics.links(&methods),
             evidence,
             kernel: OnceLock::new(),
+            kernel_refusal: OnceLock::new(),
             pacer,
             own_addresses,
             private_ports,

@@ -33,6 +33,7 @@ mod linking_hostile;
 mod linking_lives;
 mod linking_privileges;
 mod linking_slots;
+mod linking_state;
 mod operations;
 mod pages;
 mod preload;

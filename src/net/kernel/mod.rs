@@ -88,6 +88,8 @@ pub struct Kernel {
     since: Instant,
     /// What became of the processes that serve events.
     pub probed: Arc<Probed>,
+    /// Event loops without a probe are followed too.
+    pub follows_events: bool,
     /// Dropping them ends the probes, and then these.
     _stop: OwnedFd,
     _programs: Ebpf,
@@ -136,6 +138,7 @@ impl Kernel {
             slots,
             since: Instant::now(),
             probed,
+            follows_events: scope.follows_events,
             _stop: stop,
             _programs: programs,
         })
