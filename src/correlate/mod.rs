@@ -82,9 +82,9 @@ pub struct Config {
     ///
     /// Unit: path. Default: none. Reload: restart.
     pub preload_socket: Option<PathBuf>,
-    /// What the kernel knows: which inbound connection the sending thread was working on, and in the mode `eager` the
-    /// event that it was handling. Needs the capabilities BPF and PERFMON and Linux 6.16 or later; nothing inside the
-    /// program. In the mode `eager` each system call of the machine takes 30 to 170 ns longer.
+    /// What the kernel knows: which inbound connection the sending thread was working on, and in the modes `balanced` and
+    /// `eager` the event that it was handling. Needs the capabilities BPF and PERFMON and Linux 6.16 or later; nothing
+    /// inside the program. In those modes each system call of the machine takes 30 to 170 ns longer.
     ///
     /// Default: `auto`. Reload: restart.
     pub kernel: Kernel,

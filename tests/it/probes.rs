@@ -79,6 +79,14 @@ impl Probed {
             "{line} {:?}",
             row.score.methods
         );
+        // What is never called cannot be wrong.
+        let n_late = if pattern == "late" { 60 } else { 0 };
+        assert_eq!(row.score.late, n_late, "{line}");
+        let are_jobs = pattern == "background";
+        assert!(
+            !are_jobs || row.score.background > 0,
+            "no job has called: {line}"
+        );
         row
     }
 
@@ -135,19 +143,10 @@ async fn contexts_of_python_are_followed_into_threads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_python_that_is_installed_is_known() {
     let mut any = false;
-    for interpreter in [
-        "python3.8",
-        "python3.9",
-        "python3.10",
-        "python3.11",
-        "python3.12",
-        "python3.13",
-        "python3.14",
-    ] {
-        let version = std::process::Command::new(interpreter).arg("-V").output();
-        if version.is_ok_and(|output| output.status.success()) {
+    for version in 8..=14 {
+        if let Some(interpreter) = python(&format!("python3.{version}")) {
             any = true;
-            let app = apps::interpreted(interpreter, "streams.py");
+            let app = apps::interpreted(interpreter.leak(), "streams.py");
             follows(&app, Reuse::Pooled, ALL).await;
         }
     }
@@ -156,10 +155,28 @@ async fn every_python_that_is_installed_is_known() {
     }
 }
 
+/// Where an interpreter of this name is that runs: on the path, or where pyenv keeps those that are not chosen.
+fn python(name: &str) -> Option<String> {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let versions = std::fs::read_dir(format!("{home}/.pyenv/versions"));
+    let versions = versions.into_iter().flatten().flatten();
+    let places = versions.filter_map(|version| version.path().join("bin").to_str().map(Into::into));
+    let mut names = std::iter::once(name.to_owned())
+        .chain(places.map(|place: String| format!("{place}/{name}")));
+    names.find(|name| {
+        let version = std::process::Command::new(name).arg("-V").output();
+        version.is_ok_and(|output| output.status.success())
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goroutines_are_followed() {
-    for reuse in [Reuse::Fresh, Reuse::Pooled] {
-        follows(&apps::named("go").unwrap(), reuse, ALL).await;
+    for (name, reuse) in [
+        ("go", Reuse::Fresh),
+        ("go", Reuse::Pooled),
+        ("go-1.19", Reuse::Pooled),
+    ] {
+        follows(&apps::named(name).unwrap(), reuse, ALL).await;
     }
 }
 

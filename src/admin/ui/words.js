@@ -4,7 +4,7 @@ const METHODS = {
   forwarded: 'The program passed on a header of the inbound request.',
   exclusive: 'Exactly one inbound request was in flight when this call left.',
   thread: 'The thread that sent this call was serving that inbound request.',
-  lineage: 'The connection that sent this call was opened for that inbound request.',
+  lineage: 'The event that was handled when this call was sent belonged to that inbound request.',
   runtime: 'The language runtime told which request the running task belongs to.',
   shim: 'The start-up shim carried the request’s identity to this call.',
   pacing: 'The call came out while only that inbound request was allowed to make progress.',
@@ -16,8 +16,8 @@ const METHODS = {
 
 const CONFIDENCE = {
   exact: { label: 'certain', tone: 'good', text: 'The parent is certain.' },
-  high: { label: 'very likely', tone: 'good', text: 'The parent is very likely: wrong only if the program also works in the background.' },
-  low: { label: 'a guess', tone: 'warn', text: 'The parent is a guess: other explanations were seen.' },
+  high: { label: 'very likely', tone: 'good', text: 'The parent is very likely: right in at least 999 of 1,000 cases.' },
+  low: { label: 'a guess', tone: 'warn', text: 'The parent is likely, and not certain.' },
   none: { label: 'not linked', tone: 'quiet', text: 'No parent is asserted: a wrong one would be worse than none.' },
 };
 
