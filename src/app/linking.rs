@@ -52,9 +52,12 @@ impl Running {
         let snapshot = self.shared.snapshot.load();
         let config = &snapshot.correlate;
         let in_flight = &self.shared.in_flight;
-        let preload = match (config.preload, self.shared.evidence.is_some()) {
-            (true, true) => Ok(()),
-            (true, false) => Err("memory that the program can write to; the log says why not"),
+        let preload = match (config.preload, &self.shared.evidence) {
+            (true, Some(evidence)) if evidence.is_used() => Ok(()),
+            (true, Some(_)) => {
+                Err("a call of a program that has loaded the library: none has come yet")
+            }
+            (true, None) => Err("memory that the program can write to; the log says why not"),
             (false, _) => {
                 Err("pillion exec --preload, or linking.preload with linking.preload_socket")
             }

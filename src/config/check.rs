@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::config::error::Problem;
 use crate::config::node::Kind;
@@ -20,6 +21,8 @@ use crate::telemetry::logs::Chain;
 
 /// More threads than this are a mistake, not a wish.
 const MAX_WORKERS: usize = 1024;
+/// Everything for the program waits some windows long while a request is paced.
+const MAX_WINDOW: Duration = Duration::from_millis(100);
 /// Where agents and collectors of Jaeger answer for strategies.
 const STRATEGIES_PORT: u16 = 5778;
 
@@ -408,6 +411,14 @@ fn numbers(config: &Config, found: &mut Findings) {
             "limits.head_size",
             format!("{} is too small for usual requests", limits.head_size),
             Some("write at least 1KiB".to_owned()),
+        );
+    }
+    let window = config.linking.pacing.window;
+    if window.0.is_zero() || window.0 > MAX_WINDOW {
+        found.error(
+            "linking.pacing.window",
+            format!("{window} is not between 0 and 100ms"),
+            Some("everything for the program waits some windows long".to_owned()),
         );
     }
     let credits = config.receivers.jaeger.debug_credits;

@@ -119,8 +119,8 @@ pub struct Pacing {
     /// Unit: 0 to 1. Default: `0`. Reload: restart.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub share: f64,
-    /// How long the program may work on one delivery while others wait; one in four may take four times as long. If it
-    /// takes longer its calls get no parent.
+    /// How long the program may work on one delivery while others wait, at most `100ms`; one in four may take four times as
+    /// long. If it takes longer its calls get no parent.
     ///
     /// Unit: duration. Default: `5ms`. Reload: restart.
     pub window: HumanDuration,

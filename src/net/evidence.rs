@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::ptr::null_mut;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -42,6 +43,8 @@ const SIZE: usize = SLOTS * size_of::<AtomicU64>();
 pub struct Evidence {
     memory: OwnedFd,
     slots: NonNull<AtomicU64>,
+    /// Something was found about a connection.
+    is_used: AtomicBool,
 }
 
 /// What a slot says.
@@ -76,7 +79,11 @@ impl Evidence {
         let map =
             unsafe { rustix::mm::mmap(null_mut(), SIZE, access, MapFlags::SHARED, &memory, 0)? };
         let slots = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { memory, slots })
+        Ok(Self {
+            memory,
+            slots,
+            is_used: AtomicBool::new(false),
+        })
     }
 
     /// Where other processes of this user find the memory while this one lives.
@@ -97,7 +104,16 @@ impl Evidence {
     /// nothing was, or for another connection.
     pub fn of(&self, local: u16, remote: SocketAddr) -> Option<Sent> {
         let fold = fold(remote);
-        latest(|is_second| self.at(local, fold, is_second), |sent| sent.at)
+        let sent = latest(|is_second| self.at(local, fold, is_second), |sent| sent.at);
+        if sent.is_some() && !self.is_used() {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// True once something was found about a connection: a program has loaded the library.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
     }
 
     fn at(&self, local: u16, fold: u16, is_second: bool) -> Option<Sent> {

@@ -21,9 +21,11 @@ use rustix::fs::SealFlags;
 use rustix::net::SendAncillaryBuffer;
 use rustix::net::SendAncillaryMessage;
 use rustix::net::SendFlags;
+use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::linking_hostile::linking;
 use crate::support::apps;
 use crate::support::collector::Collector;
 use crate::support::collector::Reply;
@@ -155,13 +157,24 @@ impl Pod {
         }
     }
 
+    /// What `/linking` says of the library.
+    fn preload(&self, sidecar: &Pillion) -> Value {
+        let state = linking(([127, 0, 0, 1], sidecar.port("admin")).into());
+        let mut layers = state["layers"].as_array().unwrap().iter();
+        layers
+            .find(|layer| layer["layer"] == "thread, preload")
+            .unwrap()
+            .clone()
+    }
+
     /// Calls until a thread is known again.
-    async fn until_linked(&self, name: &str) -> usize {
+    async fn until_linked(&self, sidecar: &Pillion, name: &str) -> usize {
         let deadline = Instant::now() + LIMIT;
         for n in 0.. {
             let span = self.call(&format!("/{name}/{n}")).await;
             if span.attribute("pillion.link.method") == "thread" {
                 assert!(!span.parent_id.is_empty());
+                assert_eq!(self.preload(sidecar)["active"], true);
                 return n;
             }
             assert_eq!(span.parent_id, "", "{span:?}");
@@ -249,7 +262,12 @@ async fn the_program_may_be_first_and_the_sidecar_may_start_anew() {
         assert_eq!(http::get(pod.app, "/alone").await.unwrap().status, 502);
     }
     let sidecar = pod.sidecar();
-    pod.until_linked("first").await;
+    let needs = pod.preload(&sidecar)["needs"].clone();
+    assert_eq!(
+        needs,
+        "a call of a program that has loaded the library: none has come yet"
+    );
+    pod.until_linked(&sidecar, "first").await;
     // Killed: it leaves its socket behind, and the program memory that nobody reads any more.
     sidecar.signal(rustix::process::Signal::KILL);
     drop(sidecar);
@@ -257,7 +275,7 @@ async fn the_program_may_be_first_and_the_sidecar_may_start_anew() {
     assert!(UnixStream::connect(pod.socket()).is_err());
     assert_eq!(http::get(pod.app, "/between").await.unwrap().status, 502);
     let mut sidecar = pod.sidecar();
-    pod.until_linked("anew").await;
+    pod.until_linked(&sidecar, "anew").await;
     sidecar.signal(rustix::process::Signal::TERM);
     assert!(sidecar.wait().success());
     assert!(!pod.socket().exists(), "the socket goes with its sidecar");
@@ -274,7 +292,7 @@ async fn whatever_becomes_of_the_socket_meanwhile_both_go_on() {
     };
     let mut sidecar = pod.sidecar();
     let program = pod.program(1).await;
-    pod.until_linked("first").await;
+    pod.until_linked(&sidecar, "first").await;
     let becomes: [(&str, Becomes); 4] = [
         ("gone", |_| ()),
         ("file", |path| fs::write(path, "theirs").unwrap()),

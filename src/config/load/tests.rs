@@ -80,6 +80,14 @@ fn what_does_not_fit_together_is_refused_at_its_place() {
             "x.yaml:2:31: localhost:14250 is `receivers.jaeger.grpc` of this process, it would ask itself",
         ),
         (
+            "linking: {pacing: {window: 1h}}",
+            "x.yaml:1:28: 1h is not between 0 and 100ms",
+        ),
+        (
+            "linking: {pacing: {window: 0s}}",
+            "x.yaml:1:28: 0 is not between 0 and 100ms",
+        ),
+        (
             "receivers: {max_message: 0}",
             "x.yaml:1:26: must be more than zero",
         ),
