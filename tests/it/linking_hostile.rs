@@ -1,5 +1,5 @@
 //! A program that does what none should: garbage in the memory it shares with Pillion, forks, another program in its
-//! place, all ports at once. Pillion keeps serving and tells no lie about where it stands.
+//! place. Pillion keeps serving and tells no lie about where it stands.
 
 use std::io::Read;
 use std::io::Write;
