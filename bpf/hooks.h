@@ -21,8 +21,11 @@ static __always_inline void begin_connection(struct sock *sk) {
   call->process = this_process();
   call->is_fresh = 1;
   if (known && known->kind == TOKIO) call->opened_by = this_task(known);
-  call->was_sure = cause && is_sure(known_process(this_process()), thread, cause, runtime != 0);
+  struct process *process = known_process(call->process);
+  call->was_sure = cause && is_sure(process, thread, cause, runtime != 0);
+  if (runtime && process && thread && thread->answered_port && may_free(process, 0)) call->was_sure = 0;
   open_call(call, cause ? &thread->handling : &none);
+  if (runtime) count_call(call);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -191,10 +194,12 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       if (!process || process->waiting) sure = 0;
     } else if (thread && (follows_events || kind == LIBUV)) {
       cause = unanswered(&thread->handling);
-      sure = cause && is_sure(event_process(), thread, cause, kind == LIBUV);
-      /* A connection that became free may be what another request waited for, unless it could have had one. */
-      if (kind == LIBUV && thread->answered_port == local_port(sk) && others_idle < 1) sure = 0;
+      struct process *process = event_process();
+      sure = cause && is_sure(process, thread, cause, kind == LIBUV);
+      int is_only = thread->answered_port == local_port(sk) && others_idle < 1;
+      if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only)) sure = 0;
       open_call(call, cause ? &thread->handling : &none);
+      if (kind == LIBUV) count_call(call);
     }
     call->is_open = 1;
     call->said_thread = serving;

@@ -136,9 +136,51 @@ static __always_inline void open_call(struct call *call, const struct request *c
   begin_call(inbound);
 }
 
+/* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
+#define LATELY 64
+#define OWN 8
+
+/* Node.js: what its calls are like, as far as that tells whether one may wait for the end of another. */
+static __always_inline void count_call(struct call *call) {
+  struct process *process = known_process(call->process);
+  if (!process) return;
+  struct inbound *cause = unanswered(&call->cause);
+  call->is_counted = 1;
+  process->open_calls++;
+  if (process->n_lately++ >= LATELY) {
+    process->most = process->most_lately;
+    process->fans = process->fans_lately;
+    process->strays = process->strays_lately;
+    process->most_lately = process->n_lately = process->fans_lately = process->strays_lately = 0;
+  }
+  if (process->open_calls > process->most_lately) process->most_lately = process->open_calls;
+  if (!cause) process->strays_lately = 1;
+  if (cause && cause->open_calls > 1) process->fans_lately = 1;
+}
+
+static __always_inline void uncount_call(struct call *call) {
+  if (!call->is_counted) return;
+  call->is_counted = 0;
+  struct process *process = known_process(call->process);
+  if (process && process->open_calls > 0) process->open_calls--;
+}
+
+/*
+ * Node.js: true when the response that the thread handles may have made a place free for a call of somebody else's, in a
+ * pool or in a limiter of the program's own. Whoever waits for nothing but such a place shows in `waiting`; who has
+ * another call open does not, nor does a job of the program's own.
+ */
+static __always_inline int may_free(const struct process *process, int is_only_connection) {
+  __s32 most = process->most > process->most_lately ? process->most : process->most_lately;
+  if (is_only_connection && (process->strays || process->strays_lately)) return 1;
+  if (!process->fans && !process->fans_lately) return 0;
+  return (__u32)process->open_calls + 1 + ((__u32)most + OWN - 1) / OWN >= (__u32)most;
+}
+
 static __always_inline void close_call(struct call *call) {
   if (!call->is_open) return;
   call->is_open = 0;
+  uncount_call(call);
   struct inbound *inbound = unanswered(&call->cause);
   if (inbound) end_call(inbound);
 }

@@ -105,6 +105,8 @@ struct call {
   __u8 was_sure;
   /* It counts in `idle`: answered, nothing sent since. */
   __u8 is_idle;
+  /* It counts in its process's `open_calls`. */
+  __u8 is_counted;
   /* tokio: others than one task write to it, or it carries several calls at a time. */
   __u8 is_shared;
   /* tokio: what is known of the task that writes to it, as `trips` in a strand. */
@@ -171,6 +173,11 @@ struct process {
   __u32 waiting;
   /* User space was told of it. */
   __u32 is_announced;
+  /* Node.js: calls without a response, and how many the latest ones were at most, and the ones before them. */
+  __s32 open_calls, most_lately, most;
+  __u32 n_lately;
+  /* Among the latest calls, and the ones before them: one of a request that had another open, one of nobody's. */
+  __u8 fans_lately, fans, strays_lately, strays;
 };
 
 struct {

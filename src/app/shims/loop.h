@@ -7,7 +7,9 @@
  * can have fired before. Events of anything else, a name that was looked up, a file, a child, belong to nobody.
  *
  * Unknown while a request waits for something that is not a call: it may be a place in a pool, which somebody else's
- * response makes free. Not seen: the same of a request that has another call open, or of a job of the program's own.
+ * response makes free. That of a request that has another call open does not show; so where requests have several calls
+ * open, what a response brings out is unknown while about as many are open as ever. Not seen: the same of a job of the
+ * program's own.
  */
 #pragma once
 
@@ -27,7 +29,19 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
   /* When the loop got its latest event, and when a timer may be due: nanoseconds of its clock. */
   uint64_t returned, due;
   int has_skipped;
+  /* The event is the response to a call. */
+  int is_response;
 } turn;
+
+/* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
+#define LATELY 64
+#define OWN 8
+
+/* Calls without a response, the most there were, and whether a request had several: among the latest calls, and before. */
+static struct {
+  uint32_t open, most_lately, most, n_lately;
+  int fans_lately, fans;
+} calls;
 
 int uv_run(void *, int);
 #pragma weak uv_run
@@ -58,28 +72,59 @@ static void end_request(struct connection *c) {
   c->request = 0;
 }
 
+static void count_call(const struct connection *cause, int is_its) {
+  if (calls.n_lately++ >= LATELY) {
+    calls.most = calls.most_lately;
+    calls.fans = calls.fans_lately;
+    calls.most_lately = calls.n_lately = 0;
+    calls.fans_lately = 0;
+  }
+  calls.open++;
+  if (calls.open > calls.most_lately) calls.most_lately = calls.open;
+  if (is_its && cause->open_calls > 1) calls.fans_lately = 1;
+}
+
+/* The response may have made a place free for a call that waits, in a pool or in a limiter of the program's own. */
+static int may_free(void) {
+  uint32_t most = calls.most > calls.most_lately ? calls.most : calls.most_lately;
+  if (!turn.is_response || (!calls.fans && !calls.fans_lately)) return 0;
+  return calls.open + 1 + (most + OWN - 1) / OWN >= most;
+}
+
 static void close_call(struct connection *c) {
   if (!c->is_open) return;
   c->is_open = 0;
+  if (calls.open) calls.open--;
   struct connection *cause = unanswered(c->cause);
   if (!cause || !cause->open_calls) return;
   cause->open_calls--;
   if (cause->is_counted && !cause->open_calls) waiting++;
 }
 
-static void open_call(struct connection *c, struct request request) {
-  struct connection *cause = unanswered(request);
-  c->cause = request;
+/* `is_its`: nothing but the event can have led here. */
+static void open_call(struct connection *c, struct connection *cause, int is_its) {
+  c->cause = cause ? turn.handling : (struct request){0};
   c->is_open = 1;
-  if (!cause) return;
-  if (cause->is_counted && !cause->open_calls) waiting--;
-  cause->open_calls++;
+  if (cause) {
+    if (cause->is_counted && !cause->open_calls) waiting--;
+    cause->open_calls++;
+  }
+  count_call(cause, is_its);
 }
 
 /* Nothing but the event can have led here. */
-static int is_sure(const struct connection *cause) {
+static int is_the_events(const struct connection *cause) {
+  if (!cause) return 0;
   uint32_t itself = cause->is_counted && !cause->open_calls;
   return !has_more_loops && waiting == itself && now() < turn.due;
+}
+
+/* A call begins. True when it is certain whose it is. */
+static int begin_call(struct connection *c) {
+  struct connection *cause = unanswered(turn.handling);
+  int is_its = is_the_events(cause), is_certain = is_its && !may_free();
+  open_call(c, cause, is_its);
+  return is_certain;
 }
 
 /* The loop has an event of an inbound connection. */
@@ -95,6 +140,7 @@ static void event_of_request(int fd, struct connection *c) {
     waiting++;
   }
   turn.handling = (struct request){fd, c->request};
+  turn.is_response = 0;
 }
 
 /* The loop has an event of something else. */
@@ -103,17 +149,17 @@ static void event_of_other(struct connection *c, enum role r) {
   if (r == OUTBOUND) {
     close_call(c);
     turn.handling = c->cause;
+    turn.is_response = 1;
   } else if (!c->is_file) {
     turn.handling = (struct request){0};
   }
 }
 
 static void begin_connection(int fd) {
-  struct connection *c = known(fd), *cause = is_loop() ? unanswered(turn.handling) : NULL;
+  struct connection *c = known(fd);
   if (!c) return;
   c->is_fresh = 1;
-  c->was_sure = cause && is_sure(cause);
-  open_call(c, cause ? turn.handling : (struct request){0});
+  c->was_sure = is_loop() && begin_call(c);
 }
 
 /* The port of the inbound connection whose request this call belongs to; 0 for unknown. */
@@ -124,9 +170,7 @@ static uint16_t cause_in_loop(struct connection *c) {
     /* Whoever waits may have been given the connection that another one has asked for. */
     is_certain = c->was_sure && !waiting;
   } else if (!c->is_open) {
-    struct connection *cause = unanswered(turn.handling);
-    is_certain = cause && is_sure(cause);
-    open_call(c, cause ? turn.handling : (struct request){0});
+    is_certain = begin_call(c);
   } else {
     return c->said;
   }
@@ -139,6 +183,7 @@ static uint16_t cause_in_loop(struct connection *c) {
 /* The loop asks for events. Not zero: it gets none this time. */
 static int asks(int timeout) {
   turn.handling = (struct request){0};
+  turn.is_response = 0;
   /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
   uint64_t looked = turn.returned - turn.returned % MILLISECOND;
   turn.due = timeout < 0 ? NEVER : timeout > 0 ? looked + (uint64_t)timeout * MILLISECOND : 0;

@@ -117,6 +117,12 @@ pub(crate) const APPS: &[App] = &[
     ),
     app("node-http", Kind::Node("node.js"), &[]),
     app("node-fetch", Kind::Node("node.js"), &[("CLIENT", "fetch")]),
+    app("node-limit", Kind::Node("node.js"), &[("LIMIT", "24")]),
+    app(
+        "node-fetch-limit",
+        Kind::Node("node.js"),
+        &[("CLIENT", "fetch"), ("LIMIT", "24")],
+    ),
     App {
         host: "localhost",
         ..app("node-dns", Kind::Node("node.js"), &[])

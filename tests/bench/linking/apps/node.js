@@ -1,4 +1,4 @@
-// Node http; with CLIENT=fetch calls through the built-in fetch.
+// Node http; with CLIENT=fetch calls through the built-in fetch, with LIMIT=n not more than n at once.
 'use strict';
 const http = require('http');
 const { createHash } = require('crypto');
@@ -7,6 +7,8 @@ const { setTimeout: sleep } = require('timers/promises');
 const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
 const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
 const agent = new http.Agent({ keepAlive: OUT !== 'fresh' });
+// Holds calls back itself, as p-limit does: the next one starts when somebody's response has come.
+const places = { free: Number(process.env.LIMIT || Infinity), waiting: [] };
 const few = new http.Agent({ keepAlive: true, maxSockets: 4 });
 let jobs = false;
 let number = 0;
@@ -21,6 +23,18 @@ function request(path, agent) {
 }
 
 async function call(path, limited = false) {
+  if (places.free > 0) places.free--;
+  else await new Promise((resolve) => places.waiting.push(resolve));
+  try {
+    return await send(path, limited);
+  } finally {
+    const next = places.waiting.shift();
+    if (next) next();
+    else places.free++;
+  }
+}
+
+async function send(path, limited) {
   if (CLIENT === 'http' || limited) return request(path, limited ? few : agent);
   const response = await fetch(BACKEND + path, OUT !== 'fresh' ? {} : { headers: { connection: 'close' } });
   await response.arrayBuffer();
