@@ -7,7 +7,8 @@ use std::time::Instant;
 use crate::correlate::Shape;
 use crate::proxy::pacing::kinds::Kinds;
 
-/// Windows with nothing delivered: every second one at first, then every so many.
+/// Windows with nothing delivered: one of two at first, then one of so many. Which one is drawn: what always comes at the
+/// same place between two openings of the gate meets them too.
 const AT_FIRST: u64 = 40;
 const EACH_AT_FIRST: u64 = 2;
 const EACH: u64 = 8;
@@ -47,6 +48,8 @@ pub(super) struct Verdicts {
     /// Kinds of calls.
     pub(super) calls: Kinds,
     n_turns: u64,
+    /// Which one of these is to deliver nothing.
+    idle_at: u64,
     until: Option<Instant>,
     n_pauses: u32,
     totals: Totals,
@@ -89,12 +92,16 @@ pub struct Standing {
 impl Verdicts {
     /// True when the next window is to deliver nothing.
     pub(super) fn is_idle_due(&mut self) -> bool {
-        self.n_turns += 1;
-        let each = match self.n_turns <= AT_FIRST {
+        let each = match self.n_turns < AT_FIRST {
             true => EACH_AT_FIRST,
             false => EACH,
         };
-        self.n_turns.is_multiple_of(each)
+        let at = self.n_turns % each;
+        if at == 0 {
+            self.idle_at = fastrand::u64(..each);
+        }
+        self.n_turns += 1;
+        at == self.idle_at
     }
 
     /// How long a window without a delivery lasts: as others do.
@@ -364,5 +371,9 @@ mod tests {
         let mut verdicts = Verdicts::default();
         let mut count = |n| (0..n).filter(|_| verdicts.is_idle_due()).count();
         assert_eq!((count(40), count(80)), (20, 10));
+        // Chains of two windows: neither the first nor the second is left out.
+        let mut idle: Vec<u64> = (0..800).filter(|_| verdicts.is_idle_due()).collect();
+        idle.iter_mut().for_each(|at| *at %= 2);
+        assert!(idle.contains(&0) && idle.contains(&1));
     }
 }
