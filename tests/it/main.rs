@@ -58,6 +58,7 @@ mod scenario_signals;
 mod scenario_tracers;
 mod scenario_wires;
 mod shims;
+mod slow_streams;
 mod spool;
 mod support;
 mod tls;

@@ -32,7 +32,7 @@ const MEMORY_BOUND: usize = 8 << 20;
 fn settings() -> Value {
     json!({
         "timeouts": { "detect": "400ms", "head": "400ms", "idle": "1s" },
-        "limits": { "head_size": "16KiB", "headers": 100, "body_size": "512KiB" },
+        "limits": { "head_size": "16KiB", "headers": 100, "body_size": "200KiB" },
     })
 }
 
