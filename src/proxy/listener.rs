@@ -199,6 +199,11 @@ impl Conn {
         *self.told.lock() = Some(told);
     }
 
+    /// Forgets it: the request it was told of is not sent on.
+    pub(super) fn forget_paced(&self) {
+        self.told.lock().take();
+    }
+
     /// The address that the other end connected to; `None` unless somebody says who sends the program's calls.
     pub fn dialled(&self) -> Option<SocketAddr> {
         let redirected = self.redirected.as_ref().map(|redirected| redirected.addr);

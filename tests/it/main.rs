@@ -35,6 +35,7 @@ mod linking_privileges;
 mod linking_slots;
 mod linking_state;
 mod operations;
+mod overload;
 mod pages;
 mod preload;
 mod probe_port;
