@@ -250,7 +250,8 @@ pub struct Limits {
     ///
     /// Unit: connections. Default: `10000`. Reload: restart.
     pub idle_per_destination: usize,
-    /// Most concurrent streams of an HTTP/2 connection, either side.
+    /// Most concurrent streams of an HTTP/2 connection, either side. Of each one's body up to 256 KiB wait here for whoever
+    /// is slow to take it.
     ///
     /// Unit: streams. Default: `250`. Reload: new connections.
     pub http2_streams: u32,

@@ -69,6 +69,7 @@ pub(super) async fn handle(
     }
     let limit = conn.snapshot.limits.requests;
     let Some(slot) = conn.worker.shared.admit(limit) else {
+        conn.forget_paced();
         let error = ProxyError::Overload(limit);
         return Ok(traced::turn_away(&conn, &request, &error, start));
     };
@@ -85,7 +86,9 @@ async fn resume(
     request: Request<Incoming>,
     handover: Handover,
 ) -> Response<ResponseBody> {
-    let Handover { mut exchange, how } = handover;
+    let Handover {
+        mut exchange, how, ..
+    } = handover;
     let (parts, body) = request.into_parts();
     // Its content is here whole and was sent whole.
     body.collect().await.ok();

@@ -34,6 +34,7 @@ use crate::net::tls::ClientTls;
 use crate::net::tls::ServerTls;
 use crate::proxy::config::Arrival;
 use crate::proxy::config::Interception;
+use crate::proxy::flow;
 use crate::proxy::forward;
 use crate::proxy::guard::Bounds;
 use crate::proxy::guard::Guarded;
@@ -196,6 +197,11 @@ impl Conn {
     /// Keeps what [`Conn::paced`] told, for whoever takes the request over.
     pub(super) fn keep_paced(&self, told: Heard) {
         *self.told.lock() = Some(told);
+    }
+
+    /// Forgets it: the request it was told of is not sent on.
+    pub(super) fn forget_paced(&self) {
+        self.told.lock().take();
     }
 
     /// The address that the other end connected to; `None` unless somebody says who sends the program's calls.
@@ -486,8 +492,8 @@ where
         .auto_date_header(false)
         .max_header_list_size(u32::try_from(limits.head_size.0).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.http2_streams)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20);
+        .initial_stream_window_size(flow::STREAM_WINDOW)
+        .initial_connection_window_size(flow::connection_window(limits.http2_streams));
     if target::takes_extended_connect(&conn) {
         builder.enable_connect_protocol();
     }

@@ -9,6 +9,7 @@ pub mod config;
 mod error;
 mod exchange;
 mod expect;
+mod flow;
 mod forward;
 mod guard;
 pub mod habits;

@@ -265,15 +265,20 @@ pub(super) fn turn_away(
     if error.is_callers() && request.version() != Version::HTTP_2 {
         respond::close_after(&mut response);
     }
+    count_away(conn, request, error, start);
+    response
+}
+
+/// Counts a request that is answered before an exchange begins.
+pub(super) fn count_away<B>(conn: &Conn, request: &Request<B>, error: &ProxyError, start: Instant) {
     let mut labels = labels_of(conn, request);
-    labels.status = Some(response.status());
+    labels.status = Some(respond::status_of(error));
     labels.error = Some(error.error_type());
     if let Some(reason) = error.rejection() {
         conn.metrics().traffic.rejections.count(reason);
     }
     conn.worker.requests.record(&labels, start.elapsed());
     conn.phase.idle();
-    response
 }
 
 /// The scheme of a request that does not name one: the connection's, or that of the leg upwards.

@@ -386,8 +386,12 @@ impl Conventions {
         if path.len() > 255 || memchr::memchr_iter(b'/', path.as_bytes()).count() != 1 {
             return None;
         }
-        if let Some(name) = self.rpc_names.read().get(path) {
-            return Some(name.clone());
+        let known = self.rpc_names.read();
+        match known.get(path) {
+            Some(name) => return Some(name.clone()),
+            // Nobody is held up by names for which there is no room.
+            None if known.len() >= MAX_RPC_NAMES => return None,
+            None => drop(known),
         }
         let mut names = self.rpc_names.write();
         if names.len() >= MAX_RPC_NAMES {
@@ -492,6 +496,9 @@ fn captured(names: &[String], prefix: &str) -> Result<Vec<CapturedHeader>, Conve
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -522,6 +529,18 @@ mod tests {
             Some("a.B/C"),
             "known names stay"
         );
+        // Whoever would write waits for the one who reads.
+        let reading = conventions.rpc_names.read();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| conventions.rpc_name("/one/more"));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !asking.is_finished() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let has_waited = !asking.is_finished();
+            drop(reading);
+            assert_eq!((asking.join().unwrap(), has_waited), (None, false));
+        });
     }
 
     #[test]

@@ -28,6 +28,8 @@ use parking_lot::Mutex;
 
 use pillion::codec;
 use pillion::codec::jaeger;
+use pillion::codec::jaeger_proto;
+use pillion::codec::kafka;
 use pillion::codec::thrift;
 use pillion::correlate;
 use pillion::correlate::Arrival;
@@ -356,34 +358,87 @@ fn reporter_pieces() {
     piece("queue", TIMES, || reporters.report(spans[0].clone()));
     drop((entered, reporters));
 
-    let mut out = BytesMut::new();
-    encode("otlp", |spans| {
-        out.clear();
-        codec::otlp::encode(spans, &mut out);
-    });
-    for (name, protocol) in [
-        ("jaeger_http", thrift::Protocol::Binary),
-        ("jaeger_udp", thrift::Protocol::Compact),
-    ] {
-        encode(name, |spans| {
-            for group in jaeger::groups(spans) {
-                let batch = thrift::BatchRef {
-                    process: &group.process,
-                    spans: &group.spans,
-                    sequence: None,
-                    stats: None,
-                };
-                black_box(thrift::encode_batch(&batch, protocol)).expect("encodes");
-            }
-        });
-    }
-    let mut line = Vec::new();
-    encode("log", |spans| {
-        for span in spans {
-            line.clear();
-            codec::json_span::write_line(span, &mut line);
+    for (kind, _) in reporter::KINDS {
+        match encoder(kind) {
+            Some(work) => encode(kind, work),
+            None => assert!(WRITES_LIKE_OTHERS.contains(kind), "no encoder for {kind}"),
         }
-    });
+    }
+}
+
+/// Reporters that write what others write.
+const WRITES_LIKE_OTHERS: [&str; 2] = ["failover", "file"];
+
+type Encoder = Box<dyn FnMut(&[Arc<Span>])>;
+
+/// What a reporter of this kind does to make bytes of spans.
+fn encoder(kind: &str) -> Option<Encoder> {
+    Some(match kind {
+        "datadog" => Box::new(|spans| {
+            black_box(codec::datadog::encode(spans));
+        }),
+        "jaeger_grpc" => Box::new(|spans| {
+            for group in jaeger::groups(spans) {
+                black_box(jaeger_proto::encode(&group));
+            }
+        }),
+        "jaeger_http" => Box::new(|spans| thrift_batch(spans, thrift::Protocol::Binary)),
+        "jaeger_udp" => Box::new(|spans| thrift_batch(spans, thrift::Protocol::Compact)),
+        "kafka" => Box::new(records),
+        "log" => {
+            let mut line = Vec::new();
+            Box::new(move |spans| {
+                for span in spans {
+                    line.clear();
+                    codec::json_span::write_line(span, &mut line);
+                }
+            })
+        }
+        "otlp" => {
+            let mut out = BytesMut::new();
+            Box::new(move |spans| {
+                out.clear();
+                codec::otlp::encode(spans, &mut out);
+            })
+        }
+        "skywalking" => Box::new(|spans| {
+            black_box(codec::skywalking::encode_segments(spans));
+        }),
+        "xray" => Box::new(|spans| {
+            for span in spans {
+                black_box(codec::xray::encode(span));
+            }
+        }),
+        "zipkin" => Box::new(|spans| {
+            black_box(codec::zipkin::encode_json(spans));
+        }),
+        _ => return None,
+    })
+}
+
+fn thrift_batch(spans: &[Arc<Span>], protocol: thrift::Protocol) {
+    for group in jaeger::groups(spans) {
+        let batch = thrift::BatchRef {
+            process: &group.process,
+            spans: &group.spans,
+            sequence: None,
+            stats: None,
+        };
+        black_box(thrift::encode_batch(&batch, protocol)).expect("encodes");
+    }
+}
+
+/// Records of Kafka, one a span.
+fn records(spans: &[Arc<Span>]) {
+    let mut records = Vec::with_capacity(spans.len());
+    for group in jaeger::groups(spans) {
+        records.extend(group.spans.iter().map(|span| kafka::Record {
+            key: format!("{:016x}{:016x}", span.trace_id_high, span.trace_id_low).into_bytes(),
+            value: jaeger_proto::encode_span(&group.process, span),
+            time: span.start / 1_000,
+        }));
+    }
+    black_box(kafka::record_batch(&records, kafka::Packing::Plain)).expect("encodes");
 }
 
 /// Counted by the span, of spans that nobody has looked at yet: their attributes unpack but once.

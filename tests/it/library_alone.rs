@@ -4,7 +4,7 @@
 use std::process::Command;
 
 /// What says something about an exchange, whoever carries it.
-const SUITES: [&str; 3] = ["fidelity::", "hostile::", "limits::"];
+const SUITES: [&str; 4] = ["fidelity::", "hostile::", "limits::", "overload::"];
 
 #[test]
 fn the_library_alone_passes_the_same_suites() {

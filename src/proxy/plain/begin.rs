@@ -10,6 +10,7 @@ use bytes::BytesMut;
 
 use super::Handover;
 use super::How;
+use super::Instead;
 use super::request;
 use super::request::Lines;
 use crate::propagation;
@@ -45,10 +46,10 @@ pub(super) fn begin(
     read: &mut BytesMut,
     bounds: Bounds,
     paced: &mut Option<Heard>,
-) -> (Bytes, Result<Begun, Option<Handover>>) {
+) -> (Bytes, Result<Begun, Instead>) {
     let mut lines = FieldLines::new();
     let Some(whole) = guard::whole(read, bounds, &mut lines) else {
-        return (Bytes::new(), Err(None));
+        return (Bytes::new(), Err(Instead::Library(None)));
     };
     let len = whole.head + whole.content;
     let message: Bytes = match read.len() == len {
@@ -63,32 +64,42 @@ pub(super) fn begin(
 /// program said of it; it is taken when the exchange has begun.
 ///
 /// # Errors
-/// The request is the library's.
+/// The request is the library's, or there is no place for it.
+#[allow(
+    clippy::result_large_err,
+    reason = "an exchange that begins, the usual answer, is no smaller"
+)]
 fn of(
     conn: &Arc<Conn>,
     message: &Bytes,
     whole: Whole,
     lines: &FieldLines,
     paced: &mut Option<Heard>,
-) -> Result<Begun, Option<Handover>> {
+) -> Result<Begun, Instead> {
     let limits = &conn.snapshot.limits;
     if limits.body_size.0 > 0 && whole.content as u64 > limits.body_size.0 {
-        return Err(None);
+        return Err(Instead::Library(None));
     }
     let head = message.slice(..whole.head);
     let lines = Lines {
         head: &head,
         fields: lines,
     };
-    let mut request = request::read(lines).ok_or(None)?;
+    let mut request = request::read(lines).ok_or(Instead::Library(None))?;
     // Whether a response has content depends on more than its head then.
     if request.method() == http::Method::HEAD {
-        return Err(None);
+        return Err(Instead::Library(None));
     }
-    let slot = conn.worker.shared.admit(limits.requests).ok_or(None)?;
     conn.phase.busy();
     let start = Instant::now();
     let closes = headers::connection_has(request.headers(), "close");
+    let Some(slot) = conn.worker.shared.admit(limits.requests) else {
+        let error = ProxyError::Overload(limits.requests);
+        traced::count_away(conn, &request, &error, start);
+        // It is about this request, and there will be no other attempt at it.
+        *paced = None;
+        return Err(Instead::Away(error, closes));
+    };
     let mut exchange = traced::begin_unwritten(conn, &mut request, slot, paced.take(), start);
     let trace = traced::lines(&exchange, &mut request);
     let content = message.get(whole.head..).unwrap_or_default();
@@ -111,7 +122,11 @@ fn of(
         }),
         Err(error) => {
             let how = How::Failed(error);
-            Err(Some(Handover { exchange, how }))
+            Err(Instead::Library(Some(Handover {
+                exchange,
+                how,
+                closes,
+            })))
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Taken is what needs no judgement: a request that is whole when it is read and asks for nothing unusual, and a final
 //! response with one length or in chunks. The guard reads every request first, as everywhere. Whatever else comes (half
-//! a head, an upgrade, an expectation, interim responses, anything malformed, any failure before the response began) is
-//! handed over to the library with all bytes, so that it is judged, answered and counted in one place. A connection that
-//! was handed over stays there. A connection that waits holds no buffer.
+//! a head, an upgrade, an expectation, interim responses, anything malformed, an answer that broke before its head was
+//! whole) is handed over to the library with all bytes, so that it is judged, answered and counted in one place. A
+//! connection that was handed over stays there, which costs it memory: so who is turned away because there is too much to
+//! do, or because the upstream gives no answer, is answered here. A connection that waits holds no buffer.
 
 mod begin;
 mod chunks;
+mod refuse;
 mod relay;
 mod request;
 mod response;
@@ -19,6 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
@@ -44,6 +47,8 @@ const READ: usize = 16 * 1024;
 pub(super) struct Handover {
     pub(super) exchange: Box<Exchange>,
     pub(super) how: How,
+    /// The caller wants no further exchange.
+    closes: bool,
 }
 
 /// How far it got.
@@ -52,6 +57,14 @@ pub(super) enum How {
     Failed(ProxyError),
     /// The request was sent; this much of the answer came.
     Sent(Box<Lease>, Read),
+}
+
+/// What happens to a request in place of an exchange here.
+enum Instead {
+    /// The library serves it.
+    Library(Option<Handover>),
+    /// It was counted, and this is said; whether nobody wants a further one.
+    Away(ProxyError, bool),
 }
 
 /// What is to become of a connection.
@@ -108,7 +121,7 @@ where
         if let Some(told) = paced {
             conn.keep_paced(told);
         }
-        let handover = match begun {
+        let instead = match begun {
             Ok(begun) => {
                 // Boxed: a connection that waits does not carry the room for it.
                 match Box::pin(relay::exchange(conn, io, begun, &mut read)).await {
@@ -122,10 +135,23 @@ where
                         }
                         return After::Over(well);
                     }
-                    relay::End::Library(handover) => Some(handover),
+                    relay::End::Library(handover) => Instead::Library(Some(handover)),
                 }
             }
-            Err(handover) => handover,
+            Err(instead) => instead,
+        };
+        let handover = match Box::pin(refuse::answer(conn, io, instead)).await {
+            refuse::Answered::Next => {
+                io.was_busy(Instant::now().into());
+                continue;
+            }
+            refuse::Answered::Over(well) => {
+                if well {
+                    io.shutdown().await.ok();
+                }
+                return After::Over(well);
+            }
+            refuse::Answered::Not(handover) => handover,
         };
         io.put_back(match (message.is_empty(), read.is_empty()) {
             (_, true) => message,

@@ -65,8 +65,14 @@ where
     let (lease, sent) = match send(conn, io, &mut begun).await {
         Ok(sent) => sent,
         Err(how) => {
-            let exchange = begun.exchange;
-            return End::Library(Handover { exchange, how });
+            let Begun {
+                exchange, closes, ..
+            } = begun;
+            return End::Library(Handover {
+                exchange,
+                how,
+                closes,
+            });
         }
     };
     let timeouts = &conn.snapshot.timeouts;
@@ -88,13 +94,20 @@ where
         Done::Broken => End::Over(false),
         Done::Library(how) => {
             let Relay {
-                exchange, lease, ..
+                exchange,
+                lease,
+                closes,
+                ..
             } = relay;
             let how = match how {
                 Ok(read) => How::Sent(Box::new(lease), read),
                 Err(error) => How::Failed(error),
             };
-            End::Library(Handover { exchange, how })
+            End::Library(Handover {
+                exchange,
+                how,
+                closes,
+            })
         }
     }
 }

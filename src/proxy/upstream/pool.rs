@@ -28,6 +28,7 @@ use crate::model::HostPort;
 use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
+use crate::proxy::flow;
 use crate::proxy::metered::Metered;
 use crate::proxy::pacing::Pacer;
 use crate::proxy::pacing::Side;
@@ -441,22 +442,24 @@ impl Pool {
             }
         };
         let (stream, peer, timing) = self.open(destination, connector, opening).await?;
+        let streams = u32::try_from(self.limits.streams).unwrap_or(u32::MAX);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(self.limits.head_size).unwrap_or(u32::MAX))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(flow::STREAM_WINDOW)
+            .initial_connection_window_size(flow::connection_window(streams))
             .handshake(TokioIo::new(self.io(stream, peer)))
             .await
             .map_err(ProxyError::Exchange)?;
         let open = self.connections.open();
+        let shared = SharedSender::new(sender, peer);
+        let running = shared.run(connection);
         tokio::spawn(async move {
             let _held = (open, permit);
-            if let Err(error) = connection.await {
+            if let Err(error) = running.await {
                 debug!(%error, peer = %peer, "upstream connection ended");
             }
         });
-        let shared = SharedSender::new(sender, peer);
         let lent = shared.lend();
         self.state
             .lock()
@@ -474,7 +477,7 @@ impl Pool {
         list.retain(|shared| !shared.sender.is_closed());
         let shared = list
             .iter_mut()
-            .find(|shared| shared.streams.load(Ordering::Relaxed) < self.limits.streams)?;
+            .find(|shared| shared.has_room(self.limits.streams))?;
         shared.idle_since = None;
         Some(shared.lend())
     }

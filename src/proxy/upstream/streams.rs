@@ -1,5 +1,7 @@
 //! HTTP/2 connections that several exchanges share: a stream each.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -8,15 +10,26 @@ use std::time::Duration;
 use std::time::Instant;
 
 use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
+use crate::net::tls::MaybeTls;
 use crate::proxy::body::RequestBody;
+use crate::proxy::metered::Metered;
 use crate::proxy::upstream::Ends;
+
+/// What carries the streams.
+pub(super) type Connection =
+    http2::Connection<TokioIo<Metered<MaybeTls<TcpStream>>>, RequestBody, TokioExecutor>;
 
 /// A handle on a shared HTTP/2 connection; dropping it frees its stream.
 pub(super) struct SharedSender {
     pub(super) sender: http2::SendRequest<RequestBody>,
     pub(super) peer: Ends,
-    pub(super) streams: Arc<AtomicUsize>,
+    streams: Arc<AtomicUsize>,
+    /// So many its peer takes, as far as that is known.
+    most: Arc<AtomicUsize>,
     pub(super) used: Arc<AtomicBool>,
     counted: bool,
     /// Since when the pool's own handle has seen no stream.
@@ -38,9 +51,34 @@ impl SharedSender {
             sender,
             peer,
             streams: Arc::default(),
+            most: Arc::new(AtomicUsize::new(usize::MAX)),
             used: Arc::new(AtomicBool::new(false)),
             counted: false,
             idle_since: None,
+        }
+    }
+
+    /// True when it takes another stream: there are fewer than `limit`, and one more would not have to wait for another
+    /// one's end.
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        let most = self.most.load(Ordering::Relaxed).clamp(1, limit.max(1));
+        self.streams.load(Ordering::Relaxed) < most
+    }
+
+    /// Runs the connection until it ends. With each request it is noted anew how many streams its peer takes.
+    pub(super) fn run(
+        &self,
+        connection: Connection,
+    ) -> impl Future<Output = hyper::Result<()>> + use<> {
+        let most = self.most.clone();
+        async move {
+            let mut connection = pin!(connection);
+            poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                polled
+            })
+            .await
         }
     }
 
@@ -65,6 +103,7 @@ impl SharedSender {
             sender: self.sender.clone(),
             peer: self.peer,
             streams: self.streams.clone(),
+            most: self.most.clone(),
             used: self.used.clone(),
             counted: true,
             idle_since: None,

@@ -61,7 +61,17 @@ pub struct RequestLabels {
 pub struct RequestMetrics {
     metrics: Metrics,
     overflow: Counter,
-    cache: Mutex<Map<Handles>>,
+    cache: Mutex<Cache>,
+}
+
+/// The handles that one worker has met.
+#[derive(Debug, Default)]
+struct Cache {
+    series: Map<Handles>,
+    /// The table of all workers is full, and all of it is here.
+    is_whole: bool,
+    /// Where everything else is counted then, by direction.
+    other: [Option<Handles>; Direction::ALL.len()],
 }
 
 #[derive(Debug, Clone)]
@@ -171,36 +181,40 @@ impl RequestMetrics {
     pub fn record(&self, labels: &RequestLabels, duration: Duration) {
         let packed = pack(labels);
         let mut cache = self.cache.lock();
-        if let Some(handles) = cache.get(&packed) {
+        if let Some(handles) = cache.series.get(&packed) {
             handles.count(duration);
             return;
         }
-        match self.shared(labels, packed) {
-            Some(handles) => {
-                handles.count(duration);
-                cache.insert(packed, handles);
-            }
-            None => {
-                self.overflow.increment(1);
-                self.metrics
-                    .register_overflow(labels.direction)
-                    .count(duration);
-            }
-        }
+        self.unmet(labels, packed, &mut cache).count(duration);
     }
 
-    /// Handles from the table of all workers, made if there is room. `None`: the table is full.
-    fn shared(&self, labels: &RequestLabels, packed: u64) -> Option<Handles> {
+    /// The handles of labels that this worker has not met, or that have no series.
+    #[cold]
+    fn unmet<'a>(&self, labels: &RequestLabels, packed: u64, cache: &'a mut Cache) -> &'a Handles {
+        if !cache.is_whole {
+            self.learn(labels, packed, cache);
+        }
+        if let Some(handles) = cache.series.get(&packed) {
+            return handles;
+        }
+        self.overflow.increment(1);
+        let other = &mut cache.other[labels.direction.index()];
+        other.get_or_insert_with(|| self.metrics.register_overflow(labels.direction))
+    }
+
+    /// Takes handles from the table of all workers, made if there is room; from a full table all, for nothing will be
+    /// added to it.
+    fn learn(&self, labels: &RequestLabels, packed: u64, cache: &mut Cache) {
         let mut series = self.metrics.inner.requests.series.lock();
-        if let Some(handles) = series.get(&packed) {
-            return Some(handles.clone());
-        }
         if series.len() >= MAX_SERIES {
-            return None;
+            cache.series.clone_from(&series);
+            cache.is_whole = true;
+            return;
         }
-        let handles = self.metrics.register_requests(labels);
-        series.insert(packed, handles.clone());
-        Some(handles)
+        let handles = series
+            .entry(packed)
+            .or_insert_with(|| self.metrics.register_requests(labels));
+        cache.series.insert(packed, handles.clone());
     }
 }
 
@@ -259,5 +273,60 @@ impl Hasher for PackedHasher {
     fn write_u64(&mut self, value: u64) {
         let mixed = value.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn labels(number: u32) -> RequestLabels {
+        RequestLabels {
+            direction: Direction::Inbound,
+            method: Method::Get,
+            route: RouteId(number + 2),
+            status: None,
+            version: Version::Http11,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn beyond_the_cap_no_request_waits_for_another_worker() {
+        let metrics = Metrics::new();
+        let (requests, other_worker) = (metrics.requests(), metrics.requests());
+        for number in 0..MAX_SERIES as u32 {
+            other_worker.record(&labels(number), Duration::ZERO);
+        }
+        let beyond = labels(MAX_SERIES as u32);
+        requests.record(&beyond, Duration::ZERO);
+        let held = metrics.inner.requests.series.lock();
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(|| {
+                requests.record(&beyond, Duration::ZERO);
+                requests.record(&labels(7), Duration::ZERO);
+            });
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !counting.is_finished() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let is_counted = counting.is_finished();
+            drop(held);
+            assert!(is_counted, "it waited");
+        });
+        let counted = |route: &str| {
+            let text = metrics.render();
+            let mut lines = text.lines().filter(|line| {
+                line.starts_with("pillion_http_requests_total{") && line.contains(route)
+            });
+            lines.find_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        };
+        assert_eq!(
+            counted(r#"http_request_method="_other""#),
+            Some(2.0),
+            "both beyond the cap"
+        );
     }
 }

@@ -155,6 +155,20 @@ impl Pillion {
         }
     }
 
+    /// Bytes that it has for itself; 0 where the system does not say. Pages of the program's file come and go as the
+    /// system likes.
+    pub(crate) fn memory(&self) -> usize {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<usize>().ok())
+            .unwrap_or_default()
+            << 10
+    }
+
     /// The process id.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)

@@ -103,7 +103,7 @@ def loaded(bench, scenario, proxy, wiring, process):
     def ready(opening):
         warmed = max(warm, scenario.conns if scenario.h2load else 0) + opening
         mark["spans"], mark["posts"] = bench.wait_for_spans(before + warmed * wait if proxy.traced == 1.0 else before)
-        mark["cpu"] = process.cpu()
+        mark["cpu"], mark["ticks"] = process.cpu(), process.ticks()
 
     figures = scenarios.send(scenario, bench.programs, wiring.listen, scenario.requests, ready)
     sent = process.cpu()
@@ -118,7 +118,7 @@ def loaded(bench, scenario, proxy, wiring, process):
                            "sampled": proxy.traced != 1.0}
     result["cpu_us"] = (process.cpu() - mark["cpu"]) / requests * 1e6
     result["cpu_us_under_load"] = (sent - mark["cpu"]) / requests * 1e6
-    result["system_share"] = process.system_share()
+    result["ticks"] = [now - before for now, before in zip(process.ticks(), mark["ticks"])]
     if not process.alive():
         raise RuntimeError(f"{proxy.name} ended: {process.last_lines()}")
     return result

@@ -78,7 +78,7 @@ http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; client_max_body_size 0;
   client_body_temp_path {w.work}/nginx-body; proxy_temp_path {w.work}/nginx-proxy;
   fastcgi_temp_path {w.work}/nginx-f; uwsgi_temp_path {w.work}/nginx-u; scgi_temp_path {w.work}/nginx-s;
-  upstream app {{ server 127.0.0.1:{w.upstream}; keepalive 512; keepalive_requests 1000000000; }}
+  upstream app {{ server 127.0.0.1:{w.upstream}; keepalive 16384; keepalive_requests 1000000000; }}
   server {{
     listen {listen}{flags} backlog=4096; {tls}
     location / {{

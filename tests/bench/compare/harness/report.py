@@ -42,7 +42,8 @@ def text(results):
     if results["missing"]:
         lines.append(f"not here, left out: {', '.join(results['missing'])}")
     lines += ["", "CPU: user and system time of the proxy for one request, median, and half of the distance between the",
-              "quartiles in percent of it; then as a multiple of three others in the same run.", ""]
+              "quartiles in percent of it; the kernel's share of all rounds; then CPU as a multiple of three others in the",
+              "same run. MiB: the most resident memory until the end of the load.", ""]
     for name, block in results["scenarios"].items():
         table = {"footprint": footprint, "instructions": instructions, "latency": latency}.get(name, cpu)
         lines += [f"{name}: {block['title']}", *table(block["rows"]), ""]
@@ -105,18 +106,25 @@ def doubts(results):
 
 def cpu(rows):
     lines = [f"  {'':22}{'CPU us':>9}{'+-%':>6}{'kernel':>8}" + "".join(f"{'/ ' + name:>13}" for name in ROWS_FOR_RATIOS)
-             + f"{'req/s':>10}{'errors':>8}  spans arrived"]
+             + f"{'MiB':>8}{'req/s':>10}{'errors':>8}  spans arrived"]
     for name, rounds in rows.items():
         rate = statistics.median(r["load"]["requests"] / r["load"]["seconds"] for r in rounds)
         errors = sum(r["load"]["errors"] for r in rounds)
         if "cpu_us" not in rounds[0]:
-            lines.append(f"  {name:22}{'':>9}{'':>6}{'':>8}" + " " * 13 * len(ROWS_FOR_RATIOS) + f"{rate:>10.0f}{errors:>8}")
+            lines.append(f"  {name:22}{'':>9}{'':>6}{'':>8}" + " " * 13 * len(ROWS_FOR_RATIOS) + f"{'':>8}{rate:>10.0f}{errors:>8}")
             continue
         own = median(rows, name, "cpu_us")
         ratios = "".join(format_ratio(own, median(rows, other, "cpu_us")) for other in ROWS_FOR_RATIOS)
-        kernel = statistics.median(r["system_share"] for r in rounds) * 100
-        lines.append(f"  {name:22}{own:>9.1f}{spread(rounds, 'cpu_us'):>6.1f}{kernel:>7.0f}%{ratios}{rate:>10.0f}{errors:>8}  {spans(rounds)}")
+        memory = median(rows, name, "peak_mib")
+        lines.append(f"  {name:22}{own:>9.1f}{spread(rounds, 'cpu_us'):>6.1f}{kernel(rounds):>8}{ratios}{memory:>8.1f}{rate:>10.0f}{errors:>8}"
+                     f"  {spans(rounds)}")
     return lines
+
+
+def kernel(rounds):
+    """The kernel's share of the time, where there are ticks enough to tell."""
+    user, system = map(sum, zip(*(r["ticks"] for r in rounds)))
+    return f"{system / (user + system) * 100:.0f}%" if user + system >= 10 else ""
 
 
 def spans(rounds):
@@ -194,10 +202,10 @@ def format_ratio(value, other):
 
 
 def lost(found):
-    """Spans that should have arrived and did not, of all rows that trace every request."""
+    """Spans that should have arrived and did not, or too often, of all rows that trace every request."""
     counted = [r["spans"] for block in found.values() for name, rounds in block["rows"].items() if name.startswith("pillion")
                for r in rounds if "spans" in r and not r["spans"]["sampled"]]
-    return sum(c["expected"] - c["arrived"] for c in counted) if counted else None
+    return sum(abs(c["expected"] - c["arrived"]) for c in counted) if counted else None
 
 
 # Bars of growing numbers of connections, and how many those are.
@@ -237,15 +245,19 @@ def bars(results):
         ("gRPC, 100 % against Envoy", of("grpc", traced), of("grpc", "envoy otlp"), 0.25),
         ("gRPC, off against HAProxy", of("grpc", off), of("grpc", "haproxy"), 2.0),
         ("16 KiB against the raw copy, off", of("body16k", off), of("body16k", "raw-copy"), 1.8),
+        ("16 KiB against the raw copy, 100 %", of("body16k", traced), of("body16k", "raw-copy"), 1.8),
         ("new connections against nginx, off", of("close", off), of("close", "nginx"), 1.3),
+        ("new connections against nginx, 100 %", of("close", traced), of("close", "nginx"), 1.3),
         ("idle MiB", of("footprint", traced, "idle_mib"), 1, 12),
         ("MiB with 10,000 idle connections", of("footprint", traced, "conns_10000_mib"), 1, 80),
         ("MiB after they close, against idle", of("footprint", traced, "closed_mib"), of("footprint", traced, "idle_mib"), 1.5),
         ("first answer against Envoy", of("footprint", traced, "start_ms"), of("footprint", "envoy otlp", "start_ms"), 0.2),
         ("stripped MB", of("footprint", off, "size_mb"), 1, 15),
         *((title, of(f"conns-{conns}", traced), of("conns-64", traced), 1.15) for title, conns in GROWTH.items()),
-        ("100 operations against 1", of("operations-100", traced), of("operations-1", traced), 1.15),
-        ("5,000 operations against 1", of("operations-5000", traced), of("operations-1", traced), 1.15),
+        *((f"{title} operations against 1{how}", of(f"operations-{count}", row), of("operations-1", row), 1.15)
+          for row, how in ((traced, ""), ("pillion remote", ", remote"))
+          for title, count in (("100", 100), ("5,000", 5000))),
+        ("linked without forwarded headers, against twice", of("unaware", traced), twice and 2 * twice, 1.1),
         ("8 reporters against 1", of("reporters-8", traced), of("reporters-1", traced), 1.15),
     ]
     # What the same growth costs others is what the kernel and the processor's caches make of it.
@@ -257,12 +269,12 @@ def bars(results):
     lines = []
     for title, value, against, bar in checks:
         if value is None or against is None:
-            lines.append(f"  {title:44}{'':>10}  bar {bar:<8g}NOT MEASURED in this run")
+            lines.append(f"  {title:48}{'':>10}  bar {bar:<8g}NOT MEASURED in this run")
             continue
         if bar and (value <= 0 or against <= 0):
             # Less than without a proxy: noise, whatever the quotient says.
-            lines.append(f"  {title:44}{'':>10}  bar {bar:<8g}NOT MEASURABLE in this run")
+            lines.append(f"  {title:48}{'':>10}  bar {bar:<8g}NOT MEASURABLE in this run")
             continue
         ratio = value / against
-        lines.append(f"  {title:44}{ratio:>10.2f}  bar {bar:<8g}{'ok' if ratio <= bar else 'MISSED'}{beside.get(title, '')}")
+        lines.append(f"  {title:48}{ratio:>10.2f}  bar {bar:<8g}{'ok' if ratio <= bar else 'MISSED'}{beside.get(title, '')}")
     return lines

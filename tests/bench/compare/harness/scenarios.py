@@ -73,6 +73,7 @@ def all_of(work, requests):
     echo = ["--path", "/echo", "--body", "65536", "--chunk", "1024"]
     few, fewer = max(200, requests // 4), max(100, requests // 40)
     growing = ["pillion 100%"]
+    by_operation = ["pillion 100%", "pillion remote"]
     scenarios = [
         Scenario("keepalive", "HTTP/1.1 keep-alive, 64 connections, 64-byte answers", ALL, requests, direct=True),
         Scenario("close", "HTTP/1.1, a new connection for each request", UNTRACED + TRACED, few, load=["--close"]),
@@ -90,6 +91,8 @@ def all_of(work, requests):
                  wiring={"tls": True}),
         Scenario("linked", "inbound and outbound with linking: two spans", ["envoy otlp", "pillion 100%"], few,
                  load=["--path", "/call"], spans=2),
+        Scenario("unaware", "the same, and the program passes no trace headers on", ["envoy otlp", "pillion 100%"], few,
+                 load=["--path", "/forget"], spans=2),
         Scenario("inbound", "the same program with inbound only", ["envoy otlp", "pillion 100%"], few,
                  load=["--path", "/other"]),
         Scenario("latency", "open loop, 2,000 requests a second", UNTRACED + TRACED, requests,
@@ -101,7 +104,7 @@ def all_of(work, requests):
         count = max(requests, 2 * conns) if conns > 64 else requests // 2
         scenarios.append(Scenario(f"conns-{conns}", f"{most} busy connections", GROWING, count, conns=most))
     for operations in (1, 100, 5000):
-        scenarios.append(Scenario(f"operations-{operations}", f"{operations} operations", growing, requests,
+        scenarios.append(Scenario(f"operations-{operations}", f"{operations} operations", by_operation, requests,
                                   load=["--paths", operations], wiring={"routes": operations}))
     for reporters in (1, 8):
         scenarios.append(Scenario(f"reporters-{reporters}", f"{reporters} reporters", growing, requests,

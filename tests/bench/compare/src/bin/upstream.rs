@@ -4,7 +4,8 @@
 //!
 //! HTTP/1 connections that begin with `GET /small` are answered by a loop without a parser; all others by hyper, HTTP/2
 //! by its preface. Paths: `/small` 64 bytes, `/size/N` N bytes, `/stream/N/SIZE` N chunks, `/echo` the request body as
-//! it comes, `/call` one request to `--call` with the caller's trace headers passed on, `/count` requests so far.
+//! it comes, `/call` one request to `--call` with the caller's trace headers passed on, `/forget` the same
+//! without them, `/count` requests so far.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -31,11 +32,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
 const SMALL: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 64\r\n\r\n\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n";
+/// A proxy may open thousands of connections at a time; a shorter queue makes them wait for seconds, or fail.
+const BACKLOG: u32 = 16 * 1024;
 const PASSED_ON: &[&str] = &["traceparent", "tracestate", "x-request-id"];
 
 struct App {
@@ -71,7 +74,10 @@ fn main() -> io::Result<()> {
             zeros: Bytes::from(vec![b'0'; 16 << 20]),
         });
         let address: SocketAddr = pillion_compare::required("--listen");
-        let listener = TcpListener::bind(address).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
@@ -160,16 +166,21 @@ async fn answer(app: Rc<App>, request: Request<Incoming>) -> Result<Answer, Infa
             pause: false,
         })),
         "echo" => Response::new(BodyExt::boxed(request.into_body())),
-        "call" => match app.call(request.headers()).await {
-            Ok(()) => full(app.zeros.slice(..64)),
-            Err(error) => {
-                let mut response = full(error.to_string().into());
-                *response.status_mut() = hyper::StatusCode::BAD_GATEWAY;
-                response
-            }
-        },
+        "call" => after_call(&app, request.headers()).await,
+        "forget" => after_call(&app, &HeaderMap::new()).await,
         _ => full(app.zeros.slice(..64)),
     })
+}
+
+async fn after_call(app: &App, headers: &HeaderMap) -> Answer {
+    match app.call(headers).await {
+        Ok(()) => full(app.zeros.slice(..64)),
+        Err(error) => {
+            let mut response = full(error.to_string().into());
+            *response.status_mut() = hyper::StatusCode::BAD_GATEWAY;
+            response
+        }
+    }
 }
 
 fn full(bytes: Bytes) -> Answer {
