@@ -115,15 +115,15 @@ def cpu(rows):
             continue
         own = median(rows, name, "cpu_us")
         ratios = "".join(format_ratio(own, median(rows, other, "cpu_us")) for other in ROWS_FOR_RATIOS)
-        memory = median(rows, name, "peak_mib")
-        lines.append(f"  {name:22}{own:>9.1f}{spread(rounds, 'cpu_us'):>6.1f}{kernel(rounds):>8}{ratios}{memory:>8.1f}{rate:>10.0f}{errors:>8}"
+        memory = f"{median(rows, name, 'peak_mib') or 0:>8.1f}" if "peak_mib" in rounds[0] else f"{'':>8}"
+        lines.append(f"  {name:22}{own:>9.1f}{spread(rounds, 'cpu_us'):>6.1f}{kernel(rounds):>8}{ratios}{memory}{rate:>10.0f}{errors:>8}"
                      f"  {spans(rounds)}")
     return lines
 
 
 def kernel(rounds):
     """The kernel's share of the time, where there are ticks enough to tell."""
-    user, system = map(sum, zip(*(r["ticks"] for r in rounds)))
+    user, system = map(sum, zip(*(r.get("ticks", (0, 0)) for r in rounds)))
     return f"{system / (user + system) * 100:.0f}%" if user + system >= 10 else ""
 
 
@@ -223,9 +223,9 @@ def bars(results):
     def of(scenario, name, key="cpu_us"):
         return median(found.get(scenario, {}).get("rows", {}), name, key)
 
-    def added(name):
+    def added(name, key="p99_us"):
         rows = found.get("latency", {}).get("rows", {})
-        own, base = quantile(rows, name, "second_p99_us"), quantile(rows, "direct", "second_p99_us")
+        own, base = quantile(rows, name, key), quantile(rows, "direct", key)
         return own - base if own is not None and base is not None else None
 
     traced, off = "pillion 100%", "pillion off"
@@ -239,7 +239,8 @@ def bars(results):
         ("100 % against off", of("keepalive", traced), of("keepalive", off), 1.20),
         ("0.1 % against off", of("keepalive", "pillion 0.1%"), of("keepalive", off), 1.05),
         ("linked against twice inbound", of("linked", traced), twice and 2 * twice, 1.1),
-        ("added p99 (middle second) against Envoy's", added(traced), added("envoy otlp"), 0.5),
+        ("added p99 against Envoy's", added(traced), added("envoy otlp"), 0.5),
+        ("added p99 of the middle seconds", added(traced, "second_p99_us"), added("envoy otlp", "second_p99_us"), 0.5),
         ("h2c both, 100 % against Envoy", of("h2c-both", traced), of("h2c-both", "envoy otlp"), 0.25),
         ("h2c both, off against HAProxy", of("h2c-both", off), of("h2c-both", "haproxy"), 2.0),
         ("gRPC, 100 % against Envoy", of("grpc", traced), of("grpc", "envoy otlp"), 0.25),
