@@ -2,7 +2,8 @@
 
 # Puma: a thread for each request, calls through Net::HTTP, a connection kept by each thread.
 
-require 'digest'
+# Not 'digest' alone, which loads this when two threads may ask for it.
+require 'digest/sha2'
 require 'net/http'
 
 BACKEND = URI(ENV.fetch('BACKEND'))
