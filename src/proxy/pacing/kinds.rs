@@ -76,9 +76,17 @@ impl Kinds {
 
     /// True when calls of this kind come because of what is delivered.
     pub(super) fn believes(&self, kind: Shape) -> bool {
-        let Some(seen) = self.known.get(&kind) else {
-            return false;
-        };
+        self.known
+            .get(&kind)
+            .is_some_and(|seen| self.is_caused(seen))
+    }
+
+    /// True when those of some kind do.
+    pub(super) fn believes_any(&self) -> bool {
+        self.known.values().any(|seen| self.is_caused(seen))
+    }
+
+    fn is_caused(&self, seen: &Seen) -> bool {
         let by_itself = f64::from(seen.idle + 1) * self.paced.as_secs_f64();
         let is_often = f64::from(seen.paced) * self.idle.as_secs_f64() >= TIMES * by_itself;
         seen.paced >= FEWEST && is_often
@@ -135,6 +143,7 @@ mod tests {
         ] {
             let kinds = after(n_windows, each_idle, seen, kind);
             assert_eq!(kinds.believes(kind), expected, "{why}");
+            assert_eq!(kinds.believes_any(), expected, "{why}");
             assert!(!kinds.believes(Shape::NONE), "never seen");
         }
     }

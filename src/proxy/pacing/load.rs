@@ -45,7 +45,7 @@ struct Ceiling {
     n_calls: u32,
     n_at_most: u32,
     n_lately: u32,
-    /// More were under way than there were requests: some have several at once. Among the latest, and before them.
+    /// Some requests have several at once: seen among the latest, and before them.
     is_fan: bool,
     is_fan_lately: bool,
 }
@@ -209,7 +209,6 @@ impl Ceiling {
         self.n_calls += 1;
         self.n_lately += 1;
         self.most_lately = self.most_lately.max(self.under_way);
-        self.is_fan_lately |= self.under_way > n_requests;
         if self.under_way > self.most {
             (self.most, self.n_at_most) = (self.under_way, 0);
         } else if self.under_way == self.most && n_requests > self.most {
@@ -288,6 +287,7 @@ mod tests {
         ] {
             let mut ceiling = Ceiling::default();
             (0..most).for_each(|_| ceiling.begin(n_requests));
+            ceiling.is_fan_lately = n_requests < most;
             (under_way..most).for_each(|_| ceiling.end());
             assert_eq!(ceiling.is_full(n_requests), expected, "{why}");
         }

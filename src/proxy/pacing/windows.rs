@@ -134,9 +134,6 @@ impl Pacer {
             return false;
         };
         let is_limited = link.side == Side::Theirs && self.load.lock().is_limited();
-        if window.calls.len() > 1 {
-            self.load.lock().fans();
-        }
         let is_seen = self.n_bypasses.load(Ordering::Acquire) == 0;
         let queues = is_full || is_limited;
         let is_clean = in_time && window.n_answers == 0 && !queues && is_seen;
@@ -149,9 +146,13 @@ impl Pacer {
             verdicts.first(window.calls.is_empty() && window.n_answers == 0);
         }
         let (p, is_sure) = (verdicts.p(), verdicts.is_sure());
+        let has_learned = is_sure && verdicts.calls.believes_any();
         drop(verdicts);
-        self.is_sure.store(is_sure, Ordering::Relaxed);
+        self.is_sure.store(has_learned, Ordering::Relaxed);
         let is_believed = is_clean && is_sure;
+        if is_believed && window.calls.len() > 1 {
+            self.load.lock().fans();
+        }
         window.tell(is_believed.then_some((owner, p)));
         in_time
     }
