@@ -110,7 +110,7 @@ impl Pacer {
         if is_first {
             self.verdicts.lock().meets(owner.arrival.operation);
         }
-        let is_full = link.side == Side::Theirs && self.load.lock().is_full();
+        let is_full = link.side == Side::Theirs && self.may_free();
         self.queue.lock().window = Some(self.new_window(link.id));
         waker.wake();
         let is_delivered = self.until(GRANTED, || {
@@ -155,6 +155,13 @@ impl Pacer {
         }
         window.tell(is_believed.then_some((owner, p)));
         in_time
+    }
+
+    /// True when the response that is to be delivered may free a place for a call that queues for one.
+    fn may_free(&self) -> bool {
+        // Calls that the window before brought out count once they have heard of it.
+        self.workers_come_round();
+        self.load.lock().is_full()
     }
 
     /// A window in which nothing is delivered.
