@@ -1,7 +1,8 @@
 //! `cargo bench --bench linking`: runs the linking benchmark, prints its table, writes its data.
 //!
 //! Arguments (behind `--`): `--app`, `--pattern`, `--profile`, `--concurrency`, `--reuse`, `--ids` take lists with
-//! commas; `--requests N` in each row; `--runs N` times; `--json FILE`; `--docs` writes the summary into
+//! commas; `--requests N` in each row; `--runs N` times; `--turns N`: everything N times, each with programs begun anew, because
+//! one start costs more than the next; `--json FILE`; `--docs` writes the summary into
 //! docs/linking.md, with `--from FILE,...` that of earlier runs without a new one. What is not said has a short default;
 //! `--full` runs every axis.
 
@@ -47,6 +48,7 @@ struct Axes {
     ids: Vec<Ids>,
     n_requests: usize,
     n_runs: usize,
+    n_turns: usize,
     json: Option<String>,
     from: Vec<String>,
     docs: bool,
@@ -63,7 +65,7 @@ fn main() -> Result<(), String> {
         return axes.summarise();
     }
     let rows = runtime.block_on(measure(&axes));
-    println!("{}", report::table(&rows));
+    println!("{}{}", report::table(&rows), summary::costs(&rows));
     if axes.docs {
         summary::write(&rows, &[axes.conditions()])?;
     }
@@ -77,25 +79,27 @@ async fn measure(axes: &Axes) -> Vec<Row> {
         backend: backend::start().await,
         collector: collector.address,
     };
-    for app in &axes.apps {
-        for profile in &axes.profiles {
-            for reuse in &axes.reuse {
-                let running = match Running::start(app, profile, *reuse, around).await {
-                    Ok(running) => running,
-                    Err(reason) => {
-                        eprintln!("SKIP: {}: {reason}", app.name);
-                        continue;
+    for turn in 0..axes.n_turns {
+        for app in &axes.apps {
+            for profile in &axes.profiles {
+                for reuse in &axes.reuse {
+                    let running = match Running::start(app, profile, *reuse, around).await {
+                        Ok(running) => running,
+                        Err(reason) => {
+                            eprintln!("SKIP: {}: {reason}", app.name);
+                            continue;
+                        }
+                    };
+                    for plan in axes.plans(turn) {
+                        let names = (app.name, profile.name, *reuse);
+                        let row = row::run(names, &running, &collector, plan).await;
+                        eprint!("{}", report::line(&row));
+                        rows.push(row);
                     }
-                };
-                for plan in axes.plans() {
-                    let names = (app.name, profile.name, *reuse);
-                    let row = row::run(names, &running, &collector, plan).await;
-                    eprint!("{}", report::line(&row));
-                    rows.push(row);
-                }
-                // What is there is kept when the run is interrupted.
-                if let Err(reason) = axes.save(&rows) {
-                    eprintln!("{reason}");
+                    // What is there is kept when the run is interrupted.
+                    if let Err(reason) = axes.save(&rows) {
+                        eprintln!("{reason}");
+                    }
                 }
             }
         }
@@ -114,6 +118,7 @@ impl Axes {
             ids: vec![Ids::Blinded],
             n_requests: 400,
             n_runs: 1,
+            n_turns: 1,
             json: None,
             from: Vec::new(),
             docs: false,
@@ -161,6 +166,7 @@ impl Axes {
                 })?;
             }
             "--runs" => self.n_runs = value.parse().map_err(|_| format!("{value:?}"))?,
+            "--turns" => self.n_turns = value.parse().map_err(|_| format!("{value:?}"))?,
             "--requests" => self.n_requests = value.parse().map_err(|_| format!("{value:?}"))?,
             "--from" => self.from = list(value, |file| Some(file.to_owned()))?,
             "--json" => self.json = Some(value.to_owned()),
@@ -170,7 +176,7 @@ impl Axes {
     }
 
     fn conditions(&self) -> Conditions {
-        Conditions::now(self.n_requests, self.n_runs)
+        Conditions::now(self.n_requests, self.n_runs * self.n_turns)
     }
 
     /// Writes the data, where that was asked for.
@@ -195,9 +201,10 @@ impl Axes {
         summary::write(&rows, &conditions)
     }
 
-    fn plans(&self) -> Vec<Plan> {
+    fn plans(&self, turn: usize) -> Vec<Plan> {
         let mut plans = Vec::new();
-        for run in 0..self.n_runs {
+        let runs = turn * self.n_runs..(turn + 1) * self.n_runs;
+        for run in runs {
             for pattern in &self.patterns {
                 for concurrency in &self.concurrency {
                     plans.extend(self.ids.iter().map(|ids| Plan {

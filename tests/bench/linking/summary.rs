@@ -44,7 +44,7 @@ fn text(rows: &[Row], conditions: &[Conditions]) -> String {
         programs(rows, profile.name, &mut text);
     }
     sums(rows, &mut text);
-    cost(rows, &mut text);
+    text.push_str(&costs(rows));
     text.push('\n');
     text
 }
@@ -183,8 +183,8 @@ fn sums(rows: &[Row], text: &mut String) {
 }
 
 /// What each profile costs beside the one without any layer, where both were run.
-fn cost(rows: &[Row], text: &mut String) {
-    let mut beside: BTreeMap<&str, [Vec<f64>; 4]> = BTreeMap::new();
+pub(crate) fn costs(rows: &[Row]) -> String {
+    let mut beside: BTreeMap<[&str; 3], [Vec<f64>; 4]> = BTreeMap::new();
     for row in rows {
         let is_base = |other: &&Row| {
             other.profile == "off"
@@ -196,27 +196,36 @@ fn cost(rows: &[Row], text: &mut String) {
             continue;
         };
         let differences = [
-            row.rate / base.rate - 1.0,
+            (row.rate / base.rate - 1.0) * 1e2,
             row.p50_ms - base.p50_ms,
             row.p99_ms - base.p99_ms,
             row.cpu_us - base.cpu_us,
         ];
-        let sums = beside.entry(&row.profile).or_default();
+        let key = [&row.app, &row.pattern, &row.profile].map(String::as_str);
+        let sums = beside.entry(key).or_default();
         for (all, one) in sums.iter_mut().zip(differences) {
             all.push(one);
         }
     }
+    let mut text = String::new();
     if beside.is_empty() {
-        return;
+        return text;
     }
-    text.push_str("\nBeside a Pillion without any layer, medians of all rows:\n\n| profile | requests a second | p50 ms | p99 ms | processor time of Pillion for a request with its calls, us |\n|---|--:|--:|--:|--:|\n");
-    for (profile, differences) in beside {
-        let [rate, p50, p99, cpu] = differences.map(|all| middle(all).unwrap_or_default());
+    text.push_str("\nBeside a Pillion without any layer, medians of the runs, in brackets the half in the middle:\n\n| program | pattern | profile | runs | requests a second, % | p50 ms | p99 ms | processor time of Pillion for a request with its calls, us |\n|---|---|---|--:|--:|--:|--:|--:|\n");
+    for ([app, pattern, profile], differences) in beside {
+        let runs = differences[0].len();
+        let [rate, p50, p99, cpu] = differences.map(spread);
         writeln!(
             text,
-            "| {profile} | {:+.1} % | {p50:+.2} | {p99:+.2} | {cpu:+.1} |",
-            rate * 1e2
+            "| {app} | {pattern} | {profile} | {runs} | {rate} | {p50} | {p99} | {cpu} |",
         )
         .unwrap();
     }
+    text
+}
+
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let at = |quarters: usize| values[(values.len() - 1) * quarters / 4];
+    format!("{:+.1} ({:+.1} to {:+.1})", at(2), at(1), at(3))
 }
