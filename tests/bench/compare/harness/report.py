@@ -49,7 +49,7 @@ def text(results):
         lines += [f"{name}: {block['title']}", *table(block["rows"]), ""]
     lines += ["bars", *bars(results), ""]
     if results["failures"]:
-        lines += ["FAILED", *(f"  {failure}" for failure in results["failures"]), ""]
+        lines += ["FAILED", *(f"  {' '.join(failure.split())}" for failure in results["failures"]), ""]
     return "\n".join(lines)
 
 
