@@ -23,7 +23,7 @@ static __always_inline void begin_connection(struct sock *sk) {
   if (known && known->kind == TOKIO) call->opened_by = this_task(known);
   struct process *process = known_process(call->process);
   call->was_sure = cause && is_sure(process, thread, cause, runtime != 0);
-  if (runtime && process && thread && thread->answered_port && may_free(process, 0)) call->was_sure = 0;
+  if (runtime && process && thread && thread->answered_port && may_free(process, 0, 1)) call->was_sure = 0;
   open_call(call, cause ? &thread->handling : &none);
   if (runtime) count_call(call);
 }
@@ -197,7 +197,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       struct process *process = event_process();
       sure = cause && is_sure(process, thread, cause, kind == LIBUV);
       int is_only = thread->answered_port == local_port(sk) && others_idle < 1;
-      if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only)) sure = 0;
+      if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only, 0)) sure = 0;
       open_call(call, cause ? &thread->handling : &none);
       if (kind == LIBUV) count_call(call);
     }

@@ -150,12 +150,11 @@ static __always_inline void count_call(struct call *call) {
   if (process->n_lately++ >= LATELY) {
     process->most = process->most_lately;
     process->fans = process->fans_lately;
-    process->strays = process->strays_lately;
-    process->most_lately = process->n_lately = process->fans_lately = process->strays_lately = 0;
+    process->most_lately = process->n_lately = process->fans_lately = 0;
   }
   if (process->open_calls > process->most_lately) process->most_lately = process->open_calls;
-  if (!cause) process->strays_lately = 1;
   if (cause && cause->open_calls > 1) process->fans_lately = 1;
+  if (!cause || cause->open_calls > 1) process->may_hide = 1;
 }
 
 static __always_inline void uncount_call(struct call *call) {
@@ -168,12 +167,13 @@ static __always_inline void uncount_call(struct call *call) {
 /*
  * Node.js: true when the response that the thread handles may have made a place free for a call of somebody else's, in a
  * pool or in a limiter of the program's own. Whoever waits for nothing but such a place shows in `waiting`; who has
- * another call open does not, nor does a job of the program's own.
+ * another call open does not, nor does a job of the program's own, however seldom it calls: where there was ever such a
+ * call, none may have waited only while another connection is free, or fewer calls are open than lately.
  */
-static __always_inline int may_free(const struct process *process, int is_only_connection) {
+static __always_inline int may_free(const struct process *process, int is_only_connection, int is_fresh) {
   __s32 most = process->most > process->most_lately ? process->most : process->most_lately;
-  if (is_only_connection && (process->strays || process->strays_lately)) return 1;
-  if (!process->fans && !process->fans_lately) return 0;
+  if (is_only_connection && process->may_hide) return 1;
+  if (!process->fans && !process->fans_lately && !(is_fresh && process->may_hide)) return 0;
   return (__u32)process->open_calls + 1 + ((__u32)most + OWN - 1) / OWN >= (__u32)most;
 }
 

@@ -176,8 +176,10 @@ struct process {
   /* Node.js: calls without a response, and how many the latest ones were at most, and the ones before them. */
   __s32 open_calls, most_lately, most;
   __u32 n_lately;
-  /* Among the latest calls, and the ones before them: one of a request that had another open, one of nobody's. */
-  __u8 fans_lately, fans, strays_lately, strays;
+  /* Among the latest calls, and the ones before them: one of a request that had another open. */
+  __u8 fans_lately, fans;
+  /* Among all calls: such a one, or one of nobody's. When one like it waits for a place, `waiting` does not show that. */
+  __u8 may_hide;
 };
 
 struct {

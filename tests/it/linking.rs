@@ -166,6 +166,46 @@ async fn the_kernel_asserts_nothing_wrong_of_event_loops() {
     check("node-http", "bpf", Ids::Blinded, &[]).await;
 }
 
+/// Eight requests at once have all eight connections: the call of a job, seldom as it is, waits until a response frees one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seldom_job_that_waits_for_a_connection_gets_no_parent() {
+    let app = apps::named("node-sockets").unwrap();
+    if let Err(reason) = app.command(0) {
+        return skip(&reason);
+    }
+    for (profile, reuse) in [
+        ("preload", Reuse::Pooled),
+        ("preload", Reuse::Fresh),
+        ("bpf", Reuse::Pooled),
+    ] {
+        let profile = Profile::named(profile).unwrap();
+        let collector = Collector::start().await;
+        let around = Around {
+            backend: backend::start().await,
+            collector: collector.address,
+        };
+        let running = match Running::start(&app, profile, reuse, around).await {
+            Ok(running) => running,
+            Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
+            Err(reason) => panic!("{}: {reason}", app.name),
+        };
+        let plan = Plan {
+            pattern: Pattern::named("background").unwrap(),
+            concurrency: 8,
+            n_requests: 800,
+            ids: Ids::Blinded,
+            run: 0,
+        };
+        let names = (app.name, profile.name, reuse);
+        let row = row::run(names, &running, &collector, plan).await;
+        let (score, line) = (&row.score, report::line(&row));
+        assert_eq!((row.failures, score.missing), (0, 0), "{line}");
+        assert_eq!(score.wrong_merges(), 0, "{line} {:?}", score.methods);
+        assert!(score.background > 3, "no job has called: {line}");
+        assert!(score.right > score.calls / 5, "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kernel_asserts_nothing_wrong_of_green_threads() {
     check("gunicorn-gevent", "bpf", Ids::Blinded, &[]).await;

@@ -8,8 +8,9 @@
  *
  * Unknown while a request waits for something that is not a call: it may be a place in a pool, which somebody else's
  * response makes free. That of a request that has another call open does not show; so where requests have several calls
- * open, what a response brings out is unknown while about as many are open as ever. Not seen: the same of a job of the
- * program's own.
+ * open, what a response brings out is unknown while about as many are open as ever. That of a job of the program's own does
+ * not show either; so where there ever was such a call, or requests have several open, what a response brings out over
+ * the connection that it came on is unknown while no other is free.
  */
 #pragma once
 
@@ -29,19 +30,23 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
   /* When the loop got its latest event, and when a timer may be due: nanoseconds of its clock. */
   uint64_t returned, due;
   int has_skipped;
-  /* The event is the response to a call. */
-  int is_response;
+  /* The event is the response to a call on this connection. */
+  const struct connection *answered;
 } turn;
 
 /* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
 #define LATELY 64
 #define OWN 8
 
-/* Calls without a response, the most there were, and whether a request had several: among the latest calls, and before. */
+/* Calls without a response, the most there were, and whether a request had several: among the latest calls, and before;
+   and whether there ever was such a one, or one of nobody's: when one like it waits, `waiting` does not show that. */
 static struct {
   uint32_t open, most_lately, most, n_lately;
-  int fans_lately, fans;
+  int fans_lately, fans, may_hide;
 } calls;
+
+/* How many connections could be used again at once, by the fold of where they lead: nothing waits for a place then. */
+static _Atomic uint32_t idle[1 << 16];
 
 int uv_run(void *, int);
 #pragma weak uv_run
@@ -82,12 +87,27 @@ static void count_call(const struct connection *cause, int is_its) {
   calls.open++;
   if (calls.open > calls.most_lately) calls.most_lately = calls.open;
   if (is_its && cause->open_calls > 1) calls.fans_lately = 1;
+  if (!cause || calls.fans_lately) calls.may_hide = 1;
+}
+
+static void begin_idle(struct connection *c) {
+  if (c->is_idle) return;
+  c->is_idle = 1;
+  idle[c->places.fold]++;
+}
+
+static void end_idle(struct connection *c) {
+  if (!c->is_idle) return;
+  c->is_idle = 0;
+  idle[c->places.fold]--;
 }
 
 /* The response may have made a place free for a call that waits, in a pool or in a limiter of the program's own. */
-static int may_free(void) {
+static int may_free(const struct connection *c) {
   uint32_t most = calls.most > calls.most_lately ? calls.most : calls.most_lately;
-  if (!turn.is_response || (!calls.fans && !calls.fans_lately)) return 0;
+  if (!turn.answered) return 0;
+  if (calls.may_hide && turn.answered == c && !idle[c->places.fold]) return 1;
+  if (!calls.fans && !calls.fans_lately && !(calls.may_hide && c->is_fresh)) return 0;
   return calls.open + 1 + (most + OWN - 1) / OWN >= most;
 }
 
@@ -122,7 +142,8 @@ static int is_the_events(const struct connection *cause) {
 /* A call begins. True when it is certain whose it is. */
 static int begin_call(struct connection *c) {
   struct connection *cause = unanswered(turn.handling);
-  int is_its = is_the_events(cause), is_certain = is_its && !may_free();
+  end_idle(c);
+  int is_its = is_the_events(cause), is_certain = is_its && !may_free(c);
   open_call(c, cause, is_its);
   return is_certain;
 }
@@ -140,16 +161,17 @@ static void event_of_request(int fd, struct connection *c) {
     waiting++;
   }
   turn.handling = (struct request){fd, c->request};
-  turn.is_response = 0;
+  turn.answered = NULL;
 }
 
 /* The loop has an event of something else. */
 static void event_of_other(struct connection *c, enum role r) {
   if (!is_loop()) return;
   if (r == OUTBOUND) {
+    if (c->is_open) begin_idle(c);
     close_call(c);
     turn.handling = c->cause;
-    turn.is_response = 1;
+    turn.answered = c;
   } else if (!c->is_file) {
     turn.handling = (struct request){0};
   }
@@ -183,7 +205,7 @@ static uint16_t cause_in_loop(struct connection *c) {
 /* The loop asks for events. Not zero: it gets none this time. */
 static int asks(int timeout) {
   turn.handling = (struct request){0};
-  turn.is_response = 0;
+  turn.answered = NULL;
   /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
   uint64_t looked = turn.returned - turn.returned % MILLISECOND;
   turn.due = timeout < 0 ? NEVER : timeout > 0 ? looked + (uint64_t)timeout * MILLISECOND : 0;

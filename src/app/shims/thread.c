@@ -62,6 +62,8 @@ struct connection {
   uint8_t is_counted;
   /* Outbound: something was sent and nothing received; opened and nothing sent yet; the cause was certain then. */
   uint8_t is_open, is_fresh, was_sure;
+  /* It counts in `idle`: answered, nothing sent since. */
+  uint8_t is_idle;
   /* A file that is always ready: no event. */
   uint8_t is_file;
   /* What its slot says. */
@@ -87,6 +89,7 @@ static struct connection *known(int fd);
 static void start_loop(void);
 static void end_request(struct connection *c);
 static void close_call(struct connection *c);
+static void end_idle(struct connection *c);
 static void event_of_request(int fd, struct connection *c);
 static void event_of_other(struct connection *c, enum role r);
 static uint16_t cause_in_loop(struct connection *c);
@@ -135,6 +138,7 @@ static void forget(int fd) {
   struct connection *c = known(fd);
   if (!c) return;
   close_call(c);
+  end_idle(c);
   end_request(c);
   c->is_fresh = 0;
   c->is_file = 0;

@@ -117,6 +117,11 @@ pub(crate) const APPS: &[App] = &[
     ),
     app("node-http", Kind::Node("node.js"), &[]),
     app("node-fetch", Kind::Node("node.js"), &[("CLIENT", "fetch")]),
+    app(
+        "node-sockets",
+        Kind::Node("node.js"),
+        &[("SOCKETS", "8"), ("JOB_EACH", "300")],
+    ),
     app("node-limit", Kind::Node("node.js"), &[("LIMIT", "24")]),
     app(
         "node-fetch-limit",

@@ -6,7 +6,7 @@ const { setTimeout: sleep } = require('timers/promises');
 
 const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
 const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
-const agent = new http.Agent({ keepAlive: OUT !== 'fresh' });
+const agent = new http.Agent({ keepAlive: OUT !== 'fresh', maxSockets: Number(process.env.SOCKETS || Infinity) });
 // Holds calls back itself, as p-limit does: the next one starts when somebody's response has come.
 const places = { free: Number(process.env.LIMIT || Infinity), waiting: [] };
 const few = new http.Agent({ keepAlive: true, maxSockets: 4 });
@@ -88,7 +88,7 @@ const server = http.createServer(async (request, response) => {
 async function background() {
   for (; jobs; number++) {
     await call(`/background/${number}`);
-    await sleep(5);
+    await sleep(Number(process.env.JOB_EACH || 5));
   }
 }
 
