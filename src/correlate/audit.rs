@@ -4,18 +4,22 @@
 //! request was given; one that came while nothing but its request's had been delivered; and a request that is alone and
 //! makes its usual calls, or one more. Whatever else points at a request for such a call is held against that. What was
 //! seen makes the prior of a method its probability for the operation (the mean of a beta distribution). Counters only:
-//! no lock, nothing that grows, the latest operation has its place.
+//! no lock but for names, nothing that grows; where there are too many operations the latest one has the place.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+
 use crate::correlate::Method;
 use crate::correlate::Mode;
 use crate::correlate::shape::Shape;
 
-/// Operations with figures of their own; two that fall on one place take it from each other.
+/// Operations with figures of their own.
 const OPERATIONS: usize = 256;
+/// Places that an operation may have; when all of them are others' it takes the first.
+const CHOICES: usize = 8;
 /// The layers that can be wrong about a program that forwards.
 const AUDITED: [Method; 7] = [
     Method::Shim,
@@ -40,7 +44,7 @@ pub(super) struct Audit {
 }
 
 /// How often one layer was right.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Figures {
     /// The layer.
     pub method: &'static str,
@@ -52,11 +56,29 @@ pub struct Figures {
     pub p: f64,
     /// Operations for which it is right less often than before it was audited, and less than `strict` asks for.
     pub demoted_operations: usize,
+    /// Of each operation.
+    pub operations: Vec<OfOperation>,
+}
+
+/// How often a layer was right about one operation.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct OfOperation {
+    /// Method and route, or path without its values; `None` before a request of this kind has come again.
+    pub operation: Option<String>,
+    /// As of all.
+    pub right: u32,
+    /// As of all.
+    pub wrong: u32,
+    /// How likely it is right by these figures.
+    pub p: f64,
 }
 
 #[derive(Debug, Default)]
 struct Place {
     operation: AtomicU64,
+    /// The operation that `name` is of.
+    named: AtomicU64,
+    name: Mutex<String>,
     tallies: [Tally; AUDITED.len()],
 }
 
@@ -97,6 +119,25 @@ impl Audit {
         place.tallies[index].add(right);
     }
 
+    /// True when this operation has figures, or might have the place of nobody, and what it is called is not known.
+    pub(super) fn wants_name(&self, operation: Shape) -> bool {
+        let (place, own) = (self.place(operation), operation.number());
+        let held = place.operation.load(Ordering::Relaxed);
+        let named = place.named.load(Ordering::Relaxed);
+        match held {
+            0 => named == 0,
+            held => held == own && named != own,
+        }
+    }
+
+    /// What an operation is called.
+    pub(super) fn is_named(&self, operation: Shape, name: String) {
+        let place = self.place(operation);
+        let mut held = place.name.lock();
+        *held = name;
+        place.named.store(operation.number(), Ordering::Relaxed);
+    }
+
     /// How likely a layer is right when it points at a request of this operation.
     pub(super) fn p(&self, operation: Shape, method: Method) -> f64 {
         let place = self.place(operation);
@@ -114,20 +155,49 @@ impl Audit {
             let least = Mode::Strict.least().min(method.prior());
             let demoted = |place: &&Place| place.tallies[index].p(*method) < least;
             let (right, wrong) = self.sums[index].read();
+            let operations = self.places.iter();
             Figures {
                 method: method.name(),
                 right,
                 wrong,
                 p: self.sums[index].p(*method),
                 demoted_operations: self.places.iter().filter(demoted).count(),
+                operations: operations
+                    .filter_map(|place| place.figures(index))
+                    .collect(),
             }
         };
         AUDITED.iter().enumerate().map(of).collect()
     }
 
+    /// The place of this operation, or the one that it would take.
     fn place(&self, operation: Shape) -> &Place {
-        // The remainder is in range.
-        &self.places[operation.number() as usize % OPERATIONS]
+        let first = operation.number() as usize % OPERATIONS;
+        let mut choices = (first..first + CHOICES).map(|at| &self.places[at % OPERATIONS]);
+        let is_its = |place: &&Place| {
+            let held = place.operation.load(Ordering::Relaxed);
+            held == operation.number() || held == 0
+        };
+        choices.find(is_its).unwrap_or(&self.places[first])
+    }
+}
+
+impl Place {
+    /// What is known of a layer; `None`: nothing.
+    fn figures(&self, index: usize) -> Option<OfOperation> {
+        let (right, wrong) = self.tallies[index].read();
+        if right + wrong == 0 {
+            return None;
+        }
+        let name = self.name.lock();
+        let named = self.named.load(Ordering::Relaxed);
+        let is_its = named != 0 && named == self.operation.load(Ordering::Relaxed);
+        Some(OfOperation {
+            operation: is_its.then(|| name.clone()),
+            right,
+            wrong,
+            p: self.tallies[index].p(AUDITED[index]),
+        })
     }
 }
 
@@ -177,13 +247,63 @@ mod tests {
         assert!(!believes(one, Method::Thread));
         assert!(believes(other, Method::Thread), "another operation");
         assert!(believes(one, Method::Shim), "another layer");
-        let thread = audit.figures()[1];
+        let thread = &audit.figures()[1];
         assert_eq!((thread.method, thread.demoted_operations), ("thread", 1));
         assert_eq!((thread.right, thread.wrong), (1, 1));
         for _ in 0..1_000 {
             audit.tell(one, Method::Thread, true);
         }
         assert!(believes(one, Method::Thread));
+    }
+
+    #[test]
+    fn figures_name_their_operation() {
+        let (audit, shapes) = (Audit::default(), Shapes::default());
+        let of = |path| shapes.of(&Verb::GET, "", path);
+        let [first, later] = ["/first", "/later/1"].map(of);
+        assert!(audit.wants_name(first), "nobody has the place");
+        audit.is_named(first, "GET /first".to_owned());
+        audit.tell(first, Method::Thread, true);
+        assert!(!audit.wants_name(first), "it is known");
+        audit.tell(later, Method::Thread, false);
+        let names = || {
+            let mut seen = audit.figures()[1].operations.clone();
+            seen.sort_by_key(|one| one.wrong);
+            seen.into_iter()
+                .map(|one| one.operation)
+                .collect::<Vec<_>>()
+        };
+        let name = |text: &str| Some(text.to_owned());
+        assert_eq!(names(), [name("GET /first"), None]);
+        assert!(audit.wants_name(later));
+        audit.is_named(later, "GET /later/*".to_owned());
+        assert_eq!(names(), [name("GET /first"), name("GET /later/*")]);
+        assert!(audit.figures()[0].operations.is_empty(), "of each layer");
+    }
+
+    #[test]
+    fn operations_that_would_have_one_place_keep_their_figures_apart() {
+        let (audit, shapes) = (Audit::default(), Shapes::default());
+        let word = |n: u32| char::from_u32(u32::from('a') + n % 26).unwrap();
+        let of = |n: u32| {
+            let path = format!("/{}{}{}", word(n), word(n / 26), word(n / 676));
+            shapes.of(&Verb::GET, "", &path)
+        };
+        let place = |shape: Shape| shape.number() as usize % OPERATIONS;
+        let wrong = of(0);
+        let same = (1..10_000)
+            .map(of)
+            .filter(|other| place(*other) == place(wrong));
+        let same: Vec<Shape> = same.take(CHOICES - 1).collect();
+        assert_eq!(same.len(), CHOICES - 1);
+        audit.tell(wrong, Method::Thread, false);
+        for other in &same {
+            audit.tell(*other, Method::Thread, true);
+        }
+        assert!(audit.p(wrong, Method::Thread) < Method::Thread.prior());
+        for other in &same {
+            assert!(audit.p(*other, Method::Thread) > Method::Thread.prior());
+        }
     }
 
     #[test]

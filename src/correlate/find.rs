@@ -266,7 +266,8 @@ impl Alone {
             }
         };
         // A shim that is at work would have named the request.
-        let unnamed = config.shims && in_flight.shim_speaks();
+        let is_named = matches!(call.carried, Carried::Token(_));
+        let unnamed = config.shims && in_flight.shim_speaks() && !is_named;
         Some(Self {
             inbound,
             told,

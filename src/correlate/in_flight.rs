@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::HeaderValue;
+use http::Method;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 
@@ -292,6 +293,18 @@ impl InFlight {
     /// What kind of program this is.
     pub fn class(&self) -> Class {
         Class::from_number(self.class.load(Ordering::Relaxed))
+    }
+
+    /// What requests of this kind are called is wanted now and then, for [`Self::audit`].
+    pub fn learn_name(
+        &self,
+        operation: Shape,
+        (method, route, path): (&Method, Option<&str>, &str),
+    ) {
+        if self.audit.wants_name(operation) {
+            let name = Shape::name(method, route, path);
+            self.audit.is_named(operation, name);
+        }
     }
 
     /// How often evidence was right, by layer.

@@ -44,6 +44,23 @@ impl Shapes {
 }
 
 impl Shape {
+    /// What people read of a kind of requests to the program: the method and the route, where there is one, or else the path
+    /// without its values.
+    pub(super) fn name(method: &Method, route: Option<&str>, path: &str) -> String {
+        let mut name = format!("{method} ");
+        if let Some(route) = route {
+            name.push_str(route);
+            return name;
+        }
+        let (path, _) = path.split_at(path.floor_char_boundary(MAX_PATH));
+        for (n, segment) in path.split('/').enumerate() {
+            let is_word = is_word(segment.as_bytes());
+            name.push_str(if n == 0 { "" } else { "/" });
+            name.push_str(if is_word { segment } else { "*" });
+        }
+        name
+    }
+
     /// No kind: nothing is learned from such requests.
     pub const NONE: Self = Self(0);
 
@@ -85,5 +102,20 @@ mod tests {
             "the method counts"
         );
         assert_ne!(of("", "/"), Shape::NONE);
+    }
+
+    #[test]
+    fn names_leave_values_out() {
+        let whole = format!("/{}", "a/".repeat(127));
+        let long = format!("{whole}é");
+        for (route, path, expected) in [
+            (None, "/orders/1/items", "GET /orders/*/items"),
+            (None, "/", "GET /"),
+            (None, "/a%20b/", "GET /*/"),
+            (Some("/orders/{id}"), "/orders/1", "GET /orders/{id}"),
+            (None, &long, &format!("GET {whole}")),
+        ] {
+            assert_eq!(Shape::name(&Method::GET, route, path), expected, "{path}");
+        }
     }
 }

@@ -131,12 +131,12 @@ pub(super) fn begin_unwritten<B>(
     };
     let may_have_ids = glance.may_have_ids;
     let shape = is_entered(conn, kind).then(|| {
-        let path = match &operation.route {
-            Some(route) => &*route.template,
-            None => request.uri().path(),
-        };
-        let shapes = &conn.worker.shared.in_flight.shapes;
-        shapes.of(request.method(), "", path)
+        let (method, path) = (request.method(), request.uri().path());
+        let route = operation.route.as_ref().map(|route| &*route.template);
+        let in_flight = &conn.worker.shared.in_flight;
+        let shape = in_flight.shapes.of(method, "", route.unwrap_or(path));
+        in_flight.learn_name(shape, (method, route, path));
+        shape
     });
     if span.is_recording() {
         describe(conn, &mut span, &operation, (request, &glance));

@@ -7,10 +7,14 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::linking::bench::apps;
+use crate::linking::bench::backend;
 use crate::linking_hostile::linking;
+use crate::support::apps::free_port;
 use crate::support::http;
 use crate::support::pillion::LIMIT;
 use crate::support::pillion::Pillion;
+use crate::support::skip::skip;
 
 fn write(file: &Path, kernel: &str, mode: &str) {
     let settings = json!({
@@ -73,5 +77,71 @@ async fn a_layer_that_only_a_start_brings_is_not_in_force_after_a_reload() {
         };
         assert_eq!(needs(&state, "lineage, kernel"), Some(expected));
         assert_eq!(needs(&state, "exclusive"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_audited_is_told_by_layer_and_operation() {
+    let app = apps::named("python-threads").unwrap();
+    let (port, route) = (free_port(), free_port());
+    let command = match app.command(port) {
+        Ok(command) => command,
+        Err(reason) => return skip(&reason),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    let settings = json!({
+        "app": format!("127.0.0.1:{port}"),
+        "inbound": { "listen": "127.0.0.1:0" },
+        "outbound": { "listen": "127.0.0.1:0" },
+        "routes": [{ "listen": format!("127.0.0.1:{route}"), "to": backend::start().await.to_string() }],
+        "admin": { "listen": "127.0.0.1:0" },
+        "linking": { "kernel": "off" },
+    });
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let mut args = vec!["exec", "--shims", "--log-format=json", "-c"];
+    args.extend([file.to_str().unwrap(), "--"]);
+    args.extend(command.iter().map(|part| part.to_str().unwrap()));
+    let variables = [
+        ("PORT", port.to_string()),
+        ("BACKEND", format!("http://127.0.0.1:{route}")),
+        ("OUT", "fresh".to_owned()),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let pillion = Pillion::start_with(&args, &variables);
+    let admin = SocketAddr::from(([127, 0, 0, 1], pillion.port("admin")));
+    let inbound = pillion.port("inbound");
+    crate::support::apps::listening(port).await;
+    let audited = || {
+        let state = linking(admin);
+        let mut layers = state["audit"].as_array().unwrap().iter();
+        let shim = layers.find(|figures| figures["method"] == "shim");
+        shim.unwrap().clone()
+    };
+    let deadline = Instant::now() + LIMIT;
+    // A request that is alone and calls as the one before did tells that the shim is right.
+    for n in 0.. {
+        for pattern in ["one", "sleep"] {
+            let path = format!("/{pattern}/00c0ffee{n}");
+            assert_eq!(http::get(inbound, &path).await.unwrap().status, 200);
+            // Long enough for the next request to come to a program at rest.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        }
+        let shim = audited();
+        let operations = shim["operations"].as_array().unwrap();
+        let right = |name: &str| {
+            let mut operations = operations.iter();
+            let of = operations.find(|of| of["operation"] == name)?;
+            assert_eq!(of["wrong"], 0, "{of}");
+            of["right"].as_u64()
+        };
+        if let (Some(one), Some(two)) = (right("GET /one/*"), right("GET /sleep/*")) {
+            assert_eq!(shim["right"], one + two, "{shim}");
+            assert_eq!(shim["demoted_operations"], 0);
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", linking(admin));
     }
 }

@@ -301,7 +301,7 @@ fn a_layer_that_contradicts_forwarded_headers_is_not_believed_for_that_operation
     };
     let exact = (Some(2), "forwarded", "exact", 1);
     assert_eq!(outcome(&shims(), &in_flight, &forwarded), exact);
-    let shim = in_flight.audit()[0];
+    let shim = &in_flight.audit()[0];
     assert_eq!((shim.right, shim.wrong, shim.demoted_operations), (0, 1, 1));
     assert_eq!(
         outcome(&shims(), &in_flight, &from_a),
