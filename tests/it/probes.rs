@@ -156,7 +156,7 @@ async fn every_python_that_is_installed_is_known() {
 }
 
 /// Where an interpreter of this name is that runs: on the path, or where pyenv keeps those that are not chosen.
-fn python(name: &str) -> Option<String> {
+pub(crate) fn python(name: &str) -> Option<String> {
     let home = std::env::var("HOME").unwrap_or_default();
     let versions = std::fs::read_dir(format!("{home}/.pyenv/versions"));
     let versions = versions.into_iter().flatten().flatten();

@@ -135,6 +135,33 @@ fn a_sitecustomize_of_the_program_runs_as_ever() {
     }
 }
 
+/// A tool of old that the program starts inherits its variables.
+#[test]
+fn a_python_that_is_too_old_is_left_as_it_is() {
+    let (dir, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(theirs.path().join("sitecustomize.py"), "print('theirs')").unwrap();
+    let variables = laid_out(dir.path());
+    for name in ["python2.7", "python3.6", "python3.7"] {
+        let Some(python) = crate::probes::python(name) else {
+            continue;
+        };
+        for (more, expected) in [
+            ("", "ok\n"),
+            (theirs.path().to_str().unwrap(), "theirs\nok\n"),
+        ] {
+            let mut variables = variables.clone();
+            for (_, value) in variables
+                .iter_mut()
+                .filter(|(name, _)| name == "PYTHONPATH")
+            {
+                *value = format!("{value}:{more}");
+            }
+            let text = printed(&python, &["-c", "print('ok')"], &variables);
+            assert_eq!(text.as_deref(), Some(expected), "{python}");
+        }
+    }
+}
+
 #[test]
 fn a_server_and_a_client_work_with_garbage_for_a_token() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,8 @@
 
 Carries the header `pillion-token` from a request that this program serves to the plain http:// calls made on its behalf,
 through tasks and executors. It reads, keeps and sends nothing else. Whatever fails in here leaves the program as it would
-be without it. A `sitecustomize` that is further down the path runs as ever.
+be without it. A `sitecustomize` that is further down the path runs as ever. Older versions, which other programs may run in
+with the same variables, read this file too and do nothing but that.
 
 Serves: http.server (and what builds on it), gunicorn, uvicorn, aiohttp.web. Calls: http.client (urllib, requests,
 urllib3), aiohttp, httpcore (httpx). A thread that a request starts by itself inherits nothing: it may outlive the request
@@ -10,6 +11,15 @@ and serve others.
 """
 
 import sys
+
+# As text, because Python 2 would find fault with it.
+BEFORE_ASYNC = """
+def wrapped(original, quietly, action):
+    async def wrapper(*args, **kwargs):
+        quietly(action, *args)
+        return await original(*args, **kwargs)
+    return wrapper
+"""
 
 
 def _install():
@@ -40,13 +50,10 @@ def _install():
     def before_async(owner, name, action):
         """The same for a coroutine: `action` runs inside its task."""
         original = getattr(owner, name)
-
-        @functools.wraps(original)
-        async def wrapper(*args, **kwargs):
-            quietly(action, *args)
-            return await original(*args, **kwargs)
-
-        setattr(owner, name, wrapper)
+        scope = {}
+        exec(BEFORE_ASYNC, scope)
+        wrapper = scope["wrapped"](original, quietly, action)
+        setattr(owner, name, functools.wraps(original)(wrapper))
 
     def after(owner, name, action):
         """Has `action` see the answer of each call and its arguments."""
@@ -103,7 +110,7 @@ def _install():
     def stamp_httpcore(_, request):
         token = current.get()
         if token and request.url.scheme == b"http":
-            request.headers = [*request.headers, (header.encode(), token.encode("latin-1"))]
+            request.headers = list(request.headers) + [(header.encode(), token.encode("latin-1"))]
 
     def httpcore(module):
         before(module.ConnectionPool, "handle_request", stamp_httpcore)
@@ -179,12 +186,19 @@ def _install():
 
 def _next_sitecustomize():
     """Runs the module that this one hides."""
-    import importlib.util
     import os
-    from importlib.machinery import PathFinder
 
     here = os.path.dirname(os.path.abspath(__file__))
     path = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    if sys.version_info < (3, 5):
+        import imp
+
+        # Where there is none, this says what Python expects then.
+        imp.load_module("sitecustomize", *imp.find_module("sitecustomize", path))
+        return
+    import importlib.util
+    from importlib.machinery import PathFinder
+
     spec = PathFinder.find_spec("sitecustomize", path)
     if spec is not None and spec.loader is not None:
         module = importlib.util.module_from_spec(spec)
