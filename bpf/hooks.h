@@ -25,7 +25,7 @@ static __always_inline void begin_connection(struct sock *sk) {
   call->was_sure = cause && is_sure(process, thread, cause, runtime != 0);
   if (runtime && process && thread && thread->answered_port && may_free(process, 0, 1)) call->was_sure = 0;
   open_call(call, cause ? &thread->handling : &none);
-  if (runtime) count_call(call);
+  if (runtime) count_call(call, thread);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -135,6 +135,7 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
     thread->arrived = none;
     thread->has_accepted = 0;
     thread->answered_port = 0;
+    thread->answered_older = 0;
   }
   if (inbound) {
     begin_request(sk, inbound, flags);
@@ -152,6 +153,7 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
   /* What comes over a connection that was not seen opening may be anybody's. */
   handle(thread, call ? call->cause : none);
   thread->answered_port = local_port(sk);
+  thread->answered_older = !call || call->is_older;
   return 0;
 }
 
@@ -199,8 +201,9 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       int is_only = thread->answered_port == local_port(sk) && others_idle < 1;
       if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only, 0)) sure = 0;
       open_call(call, cause ? &thread->handling : &none);
-      if (kind == LIBUV) count_call(call);
+      if (kind == LIBUV) count_call(call, thread);
     }
+    if (kind != LIBUV) call->is_older = 1;
     call->is_open = 1;
     call->said_thread = serving;
     if (kind == LIBUV && sure) works_on = call->cause;

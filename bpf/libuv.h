@@ -11,6 +11,7 @@ int on_event_begun(struct pt_regs *regs) {
   thread->handling = (struct request){0};
   thread->first_event = 0;
   thread->answered_port = 0;
+  thread->answered_older = 0;
   return 0;
 }
 

@@ -139,22 +139,26 @@ static __always_inline void open_call(struct call *call, const struct request *c
 /* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
 #define LATELY 64
 #define OWN 8
+/* So many times that is remembered what a seldom job does. */
+#define LONG 255
 
 /* Node.js: what its calls are like, as far as that tells whether one may wait for the end of another. */
-static __always_inline void count_call(struct call *call) {
+static __always_inline void count_call(struct call *call, const struct thread *thread) {
   struct process *process = known_process(call->process);
   if (!process) return;
   struct inbound *cause = unanswered(&call->cause);
   call->is_counted = 1;
+  call->is_older = !cause && thread && thread->answered_older;
   process->open_calls++;
   if (process->n_lately++ >= LATELY) {
     process->most = process->most_lately;
     process->fans = process->fans_lately;
     process->most_lately = process->n_lately = process->fans_lately = 0;
+    if (process->may_hide) process->may_hide--;
   }
   if (process->open_calls > process->most_lately) process->most_lately = process->open_calls;
   if (cause && cause->open_calls > 1) process->fans_lately = 1;
-  if (!cause || cause->open_calls > 1) process->may_hide = 1;
+  if (cause ? cause->open_calls > 1 : !call->is_older) process->may_hide = LONG;
 }
 
 static __always_inline void uncount_call(struct call *call) {

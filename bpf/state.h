@@ -107,6 +107,8 @@ struct call {
   __u8 is_idle;
   /* It counts in its process's `open_calls`. */
   __u8 is_counted;
+  /* Node.js: begun before the probe, or brought out by the response to such a one: whose it is cannot be known. */
+  __u8 is_older;
   /* tokio: others than one task write to it, or it carries several calls at a time. */
   __u8 is_shared;
   /* tokio: what is known of the task that writes to it, as `trips` in a strand. */
@@ -149,6 +151,8 @@ struct thread {
   __u64 polls;
   /* The latest event was the response to a call from this port. */
   __u16 answered_port;
+  /* That call was begun before the probe. */
+  __u8 answered_older;
   /* A connection was accepted, nothing made for it yet. */
   __u8 has_accepted;
   /* It has read a request before it answered another one: so many it must read in turn until it is believed. */
@@ -178,7 +182,8 @@ struct process {
   __u32 n_lately;
   /* Among the latest calls, and the ones before them: one of a request that had another open. */
   __u8 fans_lately, fans;
-  /* Among all calls: such a one, or one of nobody's. When one like it waits for a place, `waiting` does not show that. */
+  /* Counts down with so many calls each since there was such a one, or one of nobody's. When one like it waits for a
+   * place, `waiting` does not show that. */
   __u8 may_hide;
 };
 

@@ -9,7 +9,7 @@
  * Unknown while a request waits for something that is not a call: it may be a place in a pool, which somebody else's
  * response makes free. That of a request that has another call open does not show; so where requests have several calls
  * open, what a response brings out is unknown while about as many are open as ever. That of a job of the program's own does
- * not show either; so where there ever was such a call, or requests have several open, what a response brings out over
+ * not show either; so where there was such a call, or requests had several open, what a response brings out over
  * the connection that it came on is unknown while no other is free.
  */
 #pragma once
@@ -37,9 +37,11 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
 /* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
 #define LATELY 64
 #define OWN 8
+/* So many times that is remembered what a seldom job does. */
+#define LONG 255
 
 /* Calls without a response, the most there were, and whether a request had several: among the latest calls, and before;
-   and whether there ever was such a one, or one of nobody's: when one like it waits, `waiting` does not show that. */
+   and whether there was such a one, or one of nobody's, for long: when one like it waits, `waiting` does not show that. */
 static struct {
   uint32_t open, most_lately, most, n_lately;
   int fans_lately, fans, may_hide;
@@ -83,11 +85,12 @@ static void count_call(const struct connection *cause, int is_its) {
     calls.fans = calls.fans_lately;
     calls.most_lately = calls.n_lately = 0;
     calls.fans_lately = 0;
+    if (calls.may_hide) calls.may_hide--;
   }
   calls.open++;
   if (calls.open > calls.most_lately) calls.most_lately = calls.open;
   if (is_its && cause->open_calls > 1) calls.fans_lately = 1;
-  if (!cause || calls.fans_lately) calls.may_hide = 1;
+  if (!cause || calls.fans_lately) calls.may_hide = LONG;
 }
 
 static void begin_idle(struct connection *c) {
