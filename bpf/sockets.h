@@ -171,6 +171,7 @@ static __always_inline void uncount_call(struct call *call) {
  * another call open does not, nor does a job of the program's own.
  */
 static __always_inline int may_free(const struct process *process, int is_only_connection) {
+  if (mixes_up(process)) return 1;
   __s32 most = process->most > process->most_lately ? process->most : process->most_lately;
   if (is_only_connection && (process->strays || process->strays_lately)) return 1;
   if (!process->fans && !process->fans_lately) return 0;
@@ -208,8 +209,22 @@ static __always_inline struct process *event_process(void) {
     bpf_map_update_elem(&processes, &id, &fresh, BPF_ANY);
     process = known_process(id);
   }
+  if (process && !process->loop) process->loop = thread;
   if (process && process->loop != thread) process->has_more_loops = 1;
   return process;
+}
+
+/* Who answers a request tells whether it is known who works on what: by threads, the one that has read it; with events,
+ * one of the request's own, or of nobody's. */
+static __always_inline void watch_answer(const struct inbound *inbound, struct request handled) {
+  if (handled.place == inbound->place && handled.number == inbound->number) {
+    count_answer();
+    return;
+  }
+  __u32 id = this_process();
+  struct process fresh = {.program = this_program()};
+  bpf_map_update_elem(&processes, &id, &fresh, BPF_NOEXIST);
+  set_mixed_up();
 }
 
 static __always_inline void handle(struct thread *thread, struct request request) {

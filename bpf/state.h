@@ -107,7 +107,7 @@ struct call {
   __u8 is_idle;
   /* It counts in its process's `open_calls`. */
   __u8 is_counted;
-  /* tokio: others than one task write to it, or it carries several calls at a time. */
+  /* It carries several calls at a time, or others than one task of tokio write to it. */
   __u8 is_shared;
   /* tokio: what is known of the task that writes to it, as `trips` in a strand. */
   __u8 trips;
@@ -178,6 +178,10 @@ struct process {
   __u32 n_lately;
   /* Among the latest calls, and the ones before them: one of a request that had another open, one of nobody's. */
   __u8 fans_lately, fans, strays_lately, strays;
+  /* It was seen that not whoever seemed to work on a request did so: so many must be answered until it is believed again
+   * what threads say that block, events of responses, and strands that were made for a request. */
+  __u32 is_mixed;
+  __u32 padding;
 };
 
 struct {
@@ -238,4 +242,34 @@ static __always_inline int is_sidecar(void) {
 
 static __always_inline struct process *known_process(__u32 id) {
   return bpf_map_lookup_elem(&processes, &id);
+}
+
+/* So many answers must a process that has mixed requests up give until it is believed. What may have other reasons once,
+ * as a lock, counts as so many; below a number it is no more than suspicious. */
+#define UNTIL_BELIEVED 1024
+#define SUSPICION 32
+#define SUSPICIOUS 64
+
+static __always_inline int mixes_up(const struct process *process) { return process->is_mixed > SUSPICIOUS; }
+
+static __always_inline int is_mixed_up(void) {
+  struct process *process = known_process(this_process());
+  return process && mixes_up(process) && process->program == this_program();
+}
+
+static __always_inline void set_mixed_up(void) {
+  struct process *process = known_process(this_process());
+  if (process) process->is_mixed = UNTIL_BELIEVED;
+}
+
+static __always_inline void suspect(void) {
+  struct process *process = known_process(this_process());
+  if (!process) return;
+  if (!mixes_up(process)) process->is_mixed += SUSPICION;
+  if (mixes_up(process)) process->is_mixed = UNTIL_BELIEVED;
+}
+
+static __always_inline void count_answer(void) {
+  struct process *process = known_process(this_process());
+  if (process && process->is_mixed) process->is_mixed--;
 }
