@@ -158,8 +158,15 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
 }
 
 static __always_inline void begin_answer(const struct sock *sk, struct inbound *inbound) {
-  struct runtime *runtime = this_runtime(PYTHON);
-  if (runtime) python_answers(runtime, inbound);
+  struct runtime *runtime = known_runtime();
+  struct thread *thread = this_thread(0);
+  struct request nobodys = {0};
+  if (runtime && runtime->kind == PYTHON) python_answers(runtime, inbound);
+  /* One that was read with blocking calls does not count. */
+  if (inbound->number && !inbound->is_counted) watch_answer(inbound, thread ? thread->serving : nobodys);
+  if (inbound->number && inbound->is_counted && runtime && runtime->kind == LIBUV && thread && unanswered(&thread->handling))
+    watch_answer(inbound, thread->handling);
+  if (inbound->number && runtime && (runtime->kind == GO || runtime->kind == TOKIO)) count_answer();
   end_request(inbound);
   inbound->came = BPF_CORE_READ((const struct tcp_sock *)sk, rcv_nxt);
   inbound->has_sent = 1;
@@ -183,7 +190,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
   struct request none = {0}, serving = none, works_on = none;
   struct inbound *cause = 0;
   int sure = 0;
-  if (thread && !thread->mixes && unanswered(&thread->serving)) serving = thread->serving;
+  if (thread && !thread->mixes && unanswered(&thread->serving) && !is_mixed_up()) serving = thread->serving;
   if (call->is_fresh || !call->is_open) {
     struct runtime *runtime = known_runtime();
     __u32 kind = runtime ? runtime->kind : 0;
@@ -194,7 +201,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
       sure = call->was_sure;
       struct process *process = cause ? known_process(cause->process) : 0;
       if (!process || process->waiting) sure = 0;
-    } else if (thread && (follows_events || kind == LIBUV)) {
+    } else if (thread && (follows_events || kind == LIBUV) && !call->is_shared) {
       cause = unanswered(&thread->handling);
       struct process *process = event_process();
       sure = cause && is_sure(process, thread, cause, kind == LIBUV);
@@ -210,6 +217,7 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
     if (kind == PYTHON) works_on = python_request(runtime);
     if (kind == GO) works_on = go_request(runtime, call);
     if (kind == TOKIO) works_on = tokio_request(runtime, call, (__u64)sk);
+    if (call->is_shared) works_on = NOBODYS;
     call->said_runtime = works_on;
     call->is_fresh = 0;
     slot->runtime = word(&own, &works_on, 1);
@@ -222,10 +230,30 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
     call->said_thread = none;
     slot->thread = word(&own, &none, 0);
   }
-  struct runtime *runtime = this_runtime(TOKIO);
-  if (runtime && tokio_mixes(runtime, call)) {
+  if (call->is_shared) return 0;
+  struct runtime *runtime = known_runtime();
+  __u32 kind = runtime ? runtime->kind : 0;
+  struct request said = call->said_runtime;
+  if (kind == PYTHON) {
+    works_on = python_request(runtime);
+  } else if (kind == GO) {
+    works_on = go_request(runtime, call);
+  } else if (thread && (follows_events || kind == LIBUV)) {
+    works_on = thread->handling;
+    said = call->cause;
+  }
+  int is_mixed = unanswered(&works_on) && works_on.number != said.number;
+  if (kind == TOKIO) is_mixed = tokio_mixes(runtime, call);
+  if (is_mixed) {
+    /* What comes back over it may be anybody's, too. */
+    if (kind != TOKIO) {
+      close_call(call);
+      call->is_open = 1;
+      call->cause = none;
+    }
     call->is_shared = 1;
     slot->runtime = word(&own, &none, 0);
+    slot->lineage = word(&own, &none, 0);
   }
   return 0;
 }

@@ -175,6 +175,7 @@ static __always_inline void uncount_call(struct call *call) {
  * call, none may have waited only while another connection is free, or fewer calls are open than lately.
  */
 static __always_inline int may_free(const struct process *process, int is_only_connection, int is_fresh) {
+  if (mixes_up(process)) return 1;
   __s32 most = process->most > process->most_lately ? process->most : process->most_lately;
   if (is_only_connection && process->may_hide) return 1;
   if (!process->fans && !process->fans_lately && !(is_fresh && process->may_hide)) return 0;
@@ -212,8 +213,22 @@ static __always_inline struct process *event_process(void) {
     bpf_map_update_elem(&processes, &id, &fresh, BPF_ANY);
     process = known_process(id);
   }
+  if (process && !process->loop) process->loop = thread;
   if (process && process->loop != thread) process->has_more_loops = 1;
   return process;
+}
+
+/* Who answers a request tells whether it is known who works on what: by threads, the one that has read it; with events,
+ * one of the request's own, or of nobody's. */
+static __always_inline void watch_answer(const struct inbound *inbound, struct request handled) {
+  if (handled.place == inbound->place && handled.number == inbound->number) {
+    count_answer();
+    return;
+  }
+  __u32 id = this_process();
+  struct process fresh = {.program = this_program()};
+  bpf_map_update_elem(&processes, &id, &fresh, BPF_NOEXIST);
+  set_mixed_up();
 }
 
 static __always_inline void handle(struct thread *thread, struct request request) {

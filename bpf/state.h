@@ -109,7 +109,7 @@ struct call {
   __u8 is_counted;
   /* Node.js: begun before the probe, or brought out by the response to such a one: whose it is cannot be known. */
   __u8 is_older;
-  /* tokio: others than one task write to it, or it carries several calls at a time. */
+  /* It carries several calls at a time, or others than one task of tokio write to it. */
   __u8 is_shared;
   /* tokio: what is known of the task that writes to it, as `trips` in a strand. */
   __u8 trips;
@@ -185,6 +185,10 @@ struct process {
   /* Counts down with so many calls each since there was such a one, or one of nobody's. When one like it waits for a
    * place, `waiting` does not show that. */
   __u8 may_hide;
+  /* It was seen that not whoever seemed to work on a request did so: so many must be answered until it is believed again
+   * what threads say that block, events of responses, and strands that were made for a request. */
+  __u32 is_mixed;
+  __u32 padding;
 };
 
 struct {
@@ -245,4 +249,34 @@ static __always_inline int is_sidecar(void) {
 
 static __always_inline struct process *known_process(__u32 id) {
   return bpf_map_lookup_elem(&processes, &id);
+}
+
+/* So many answers must a process that has mixed requests up give until it is believed. What may have other reasons once,
+ * as a lock, counts as so many; below a number it is no more than suspicious. */
+#define UNTIL_BELIEVED 1024
+#define SUSPICION 32
+#define SUSPICIOUS 64
+
+static __always_inline int mixes_up(const struct process *process) { return process->is_mixed > SUSPICIOUS; }
+
+static __always_inline int is_mixed_up(void) {
+  struct process *process = known_process(this_process());
+  return process && mixes_up(process) && process->program == this_program();
+}
+
+static __always_inline void set_mixed_up(void) {
+  struct process *process = known_process(this_process());
+  if (process) process->is_mixed = UNTIL_BELIEVED;
+}
+
+static __always_inline void suspect(void) {
+  struct process *process = known_process(this_process());
+  if (!process) return;
+  if (!mixes_up(process)) process->is_mixed += SUSPICION;
+  if (mixes_up(process)) process->is_mixed = UNTIL_BELIEVED;
+}
+
+static __always_inline void count_answer(void) {
+  struct process *process = known_process(this_process());
+  if (process && process->is_mixed) process->is_mixed--;
 }

@@ -99,7 +99,22 @@ static __always_inline void search(struct runtime *runtime) {
 }
 
 static __always_inline struct request request_of_task(const struct strand *strand) {
-  return strand && !strand->is_shared && strand->cause.number ? strand->cause : NOBODYS;
+  if (!strand || strand->is_shared || !strand->cause.number) return NOBODYS;
+  return strand->is_reader || !is_mixed_up() ? strand->cause : NOBODYS;
+}
+
+/*
+ * One task wakes another: it hands over work, or tells of its end. One that was made for a request and has to do with
+ * another request's may work for several; so may one that goes on when it has told its own request's.
+ */
+static __always_inline void task_wakes(struct strand *waker, struct strand *woken) {
+  if (waker->writes_for || woken->writes_for) return;
+  if (!unanswered(&woken->cause) || !unanswered(&waker->cause)) return;
+  int is_another = woken->cause.number != waker->cause.number;
+  /* It has answered another one's request: there may be more like it. */
+  if (is_another && !waker->is_reader && woken->is_reader) suspect();
+  if (is_another && !woken->is_reader) woken->is_shared = 1;
+  if (!waker->is_reader && (is_another || woken->is_reader)) waker->is_shared = 1;
 }
 
 /* waker::wake_by_val(header), waker::wake_by_ref(header) */
@@ -127,6 +142,7 @@ int on_task_woken(struct pt_regs *regs) {
     cause = NOBODYS;
   }
   int is_at_rest = !state_of_task(first_argument(regs));
+  if (waker && strand) task_wakes(waker, strand);
   if (!strand) {
     /* Who else has woken it is not known. */
     struct strand made = {.cause = NOBODYS, .handed = cause};

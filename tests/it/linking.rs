@@ -70,6 +70,68 @@ async fn check_app(app: App, profile: &str, ids: Ids, (patterns, found): (&[&str
     }
 }
 
+/// The same of one that mixes requests up: what it does is seen while it answers the first ones, then nothing is wrong.
+async fn check_mixed_up(app: &str, profile: &str) {
+    let app = apps::named(app).unwrap();
+    let profile = Profile::named(profile).unwrap();
+    let collector = Collector::start().await;
+    let around = Around {
+        backend: backend::start().await,
+        collector: collector.address,
+    };
+    if let Err(reason) = app.command(0) {
+        return skip(&reason);
+    }
+    let running = match Running::start(&app, profile, Reuse::Pooled, around).await {
+        Ok(running) => running,
+        Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
+        Err(reason) => panic!("{}: {reason}", app.name),
+    };
+    for (round, (pattern, concurrency)) in [("seq2", 8), ("seq2", 32), ("par2", 8), ("par2", 32)]
+        .into_iter()
+        .enumerate()
+    {
+        let plan = Plan {
+            pattern: Pattern::named(pattern).unwrap(),
+            concurrency,
+            n_requests: 150,
+            ids: Ids::Blinded,
+            run: 0,
+        };
+        let names = (app.name, profile.name, Reuse::Pooled);
+        let row = row::run(names, &running, &collector, plan).await;
+        let (score, line) = (&row.score, report::line(&row));
+        assert_eq!(row.failures, 0, "{line}");
+        assert!(
+            round == 0 || score.wrong_merges() == 0,
+            "{line} {:?}",
+            score.methods
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_one_request_started_calls_for_others() {
+    for app in ["go-workers", "tokio-workers"] {
+        check_mixed_up(app, "bpf").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_connection_carries_for_several_requests_belongs_to_none() {
+    check_mixed_up("go-h2", "bpf").await;
+    for profile in ["bpf", "preload"] {
+        check_mixed_up("node-store", profile).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_leaves_a_request_to_others_calls_for_others() {
+    for profile in ["bpf", "preload"] {
+        check_mixed_up("java-async", profile).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_evidence_nothing_is_asserted() {
     check("python-threads", "floor", Ids::Blinded, &[]).await;

@@ -109,6 +109,7 @@ static void end_idle(struct connection *c) {
 static int may_free(const struct connection *c) {
   uint32_t most = calls.most > calls.most_lately ? calls.most : calls.most_lately;
   if (!turn.answered) return 0;
+  if (out_of_turn) return 1;
   if (calls.may_hide && turn.answered == c && !idle[c->places.fold]) return 1;
   if (!calls.fans && !calls.fans_lately && !(calls.may_hide && c->is_fresh)) return 0;
   return calls.open + 1 + (most + OWN - 1) / OWN >= most;
@@ -187,9 +188,25 @@ static void begin_connection(int fd) {
   c->was_sure = is_loop() && begin_call(c);
 }
 
+/* More of a call that has begun; or another request's, before the response: then what comes back may be anybody's, too. */
+static void share_call(struct connection *c) {
+  struct connection *cause = unanswered(turn.handling);
+  if (!cause || cause == unanswered(c->cause)) return;
+  close_call(c);
+  c->is_shared = 1;
+  c->cause = (struct request){0};
+  c->said = 0;
+}
+
+/* A request is answered in an event of another one. */
+static int is_anothers_event(const struct connection *c) {
+  struct connection *handled = is_loop() ? unanswered(turn.handling) : NULL;
+  return handled && handled != c;
+}
+
 /* The port of the inbound connection whose request this call belongs to; 0 for unknown. */
 static uint16_t cause_in_loop(struct connection *c) {
-  if (!is_loop()) return 0;
+  if (!is_loop() || c->is_shared) return 0;
   int is_certain = 0;
   if (c->is_fresh) {
     /* Whoever waits may have been given the connection that another one has asked for. */
@@ -197,6 +214,7 @@ static uint16_t cause_in_loop(struct connection *c) {
   } else if (!c->is_open) {
     is_certain = begin_call(c);
   } else {
+    share_call(c);
     return c->said;
   }
   c->is_fresh = 0;

@@ -38,6 +38,8 @@
 #define MAX_FD 65536
 /* So many requests a thread that has mixed some must take up in turn until it is believed. */
 #define IN_TURN 64
+/* So many a process must answer. */
+#define UNTIL_BELIEVED 1024
 #define EXPORT __attribute__((visibility("default")))
 
 #include "slots.h"
@@ -64,6 +66,8 @@ struct connection {
   uint8_t is_open, is_fresh, was_sure;
   /* It counts in `idle`: answered, nothing sent since. */
   uint8_t is_idle;
+  /* It carries calls of several at a time. */
+  uint8_t is_shared;
   /* A file that is always ready: no event. */
   uint8_t is_file;
   /* What its slot says. */
@@ -77,6 +81,9 @@ static uint16_t app_port;
 static int at_work;
 static struct connection connections[MAX_FD];
 static _Atomic uint32_t requests;
+/* A request was answered by another thread than the one that had read it, or in an event of another request: so many
+   must be answered in turn until what threads, or events of responses, say is believed. */
+static _Atomic uint32_t out_of_turn;
 
 /* The request that this thread works on; as long as `mixes` counts, who knows which. */
 static __thread __attribute__((tls_model("initial-exec"))) struct {
@@ -93,6 +100,7 @@ static void end_idle(struct connection *c);
 static void event_of_request(int fd, struct connection *c);
 static void event_of_other(struct connection *c, enum role r);
 static uint16_t cause_in_loop(struct connection *c);
+static int is_anothers_event(const struct connection *c);
 
 static unsigned number(const char *text) {
   unsigned value = 0;
@@ -141,6 +149,7 @@ static void forget(int fd) {
   end_idle(c);
   end_request(c);
   c->is_fresh = 0;
+  c->is_shared = 0;
   c->is_file = 0;
   c->said = 0;
   c->cause = (struct request){0};
@@ -230,18 +239,27 @@ static uint32_t unread(int fd) {
   return (uint32_t)bytes;
 }
 
+/* The answer to a request begins. */
+static void watch_answer(int fd, const struct connection *c) {
+  if (!c->request) return;
+  int is_another = follows_loop ? is_anothers_event(c) : mine.fd != fd || mine.request != c->request;
+  if (is_another) out_of_turn = UNTIL_BELIEVED;
+  else if (out_of_turn) out_of_turn--;
+}
+
 static void will_write(int fd) {
   struct connection *c = known(fd);
   if (!c) return;
   enum role r = role(fd, c);
   if (r == INBOUND) {
+    watch_answer(fd, c);
     end_request(c);
     if (!follows_loop) c->rest = unread(fd);
   } else if (r == OUTBOUND) {
     slot *mapped = current();
     if (!mapped) return;
     uint16_t owner = cause_in_loop(c);
-    if (is_unanswered() && !mine.mixes) owner = connections[mine.fd].remote;
+    if (is_unanswered() && !mine.mixes && !out_of_turn) owner = connections[mine.fd].remote;
     say(mapped, c->places, owner);
   }
 }

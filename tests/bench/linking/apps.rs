@@ -128,14 +128,18 @@ pub(crate) const APPS: &[App] = &[
         Kind::Node("node.js"),
         &[("CLIENT", "fetch"), ("LIMIT", "24")],
     ),
+    app("node-store", Kind::Node("node.js"), &[("STORE", "on")]),
     App {
         host: "localhost",
         ..app("node-dns", Kind::Node("node.js"), &[])
     },
     app("go", Kind::Go("go", "go"), &[]),
     app("go-1.19", Kind::Go("go", "/usr/lib/go-1.19/bin/go"), &[]),
+    app("go-workers", Kind::Go("go", "go"), &[("WORKERS", "on")]),
+    app("go-h2", Kind::Go("go", "go"), &[("CLIENT", "h2")]),
     app("java-threads", Kind::Java("App"), &[("SERVER", "threads")]),
     app("java-pool", Kind::Java("App"), &[("SERVER", "pool")]),
+    app("java-async", Kind::Java("App"), &[("SERVER", "async")]),
     app(
         "java-client",
         Kind::Java("App"),
@@ -157,6 +161,11 @@ pub(crate) const APPS: &[App] = &[
         "tokio-current",
         Kind::Tokio("linking-tokio"),
         &[("RUNTIME", "current")],
+    ),
+    app(
+        "tokio-workers",
+        Kind::Tokio("linking-tokio"),
+        &[("WORKERS", "on")],
     ),
     app(
         "tokio-h2",

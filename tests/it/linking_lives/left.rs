@@ -43,7 +43,7 @@ fn entries(info: &str) -> Option<(String, usize)> {
     let name = info.name_as_str()?.to_owned();
     let count = match name.as_str() {
         "runtimes" => keys::<u32, [u64; 7]>(Map::HashMap(data)),
-        "processes" => keys::<u32, [u64; 6]>(Map::LruHashMap(data)),
+        "processes" => keys::<u32, [u64; 7]>(Map::LruHashMap(data)),
         "strands" => keys::<[u64; 2], [u64; 7]>(Map::LruHashMap(data)),
         "idle" => keys::<[u32; 3], i32>(Map::LruHashMap(data)),
         _ => return None,

@@ -32,7 +32,7 @@ pub(super) struct Layout {
 /// What is missing or does not fit.
 pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static str> {
     let program = target.program().map_err(|_| "its file cannot be read")?;
-    let [all, version, made, queued, handed_over, writer] = program
+    let [all, version, made, queued, handed_over, writer, dialled] = program
         .elf
         .symbols([
             "runtime.allgs",
@@ -41,6 +41,7 @@ pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static 
             "runtime.runqput",
             "net/http.(*persistConn).roundTrip",
             "net/http.persistConnWriter.Write",
+            "net/http.(*Transport).dialConnFor",
         ])
         .map_err(|_| "its file has no symbols")?;
     let (Some(all), Some(version), Some(made), Some(queued)) = (all, version, made, queued) else {
@@ -60,6 +61,7 @@ pub(super) fn inspect(target: &Target) -> Result<(Layout, Vec<Place>), &'static 
         places.push(("on_call_handed_over", handed_over));
         places.push(("on_writer_writes", writer));
     }
+    places.extend(dialled.map(|dialled| ("on_dialled", dialled)));
     let places = places.into_iter();
     let places: Option<Vec<Place>> = places
         .map(|(name, symbol)| Place::new(name, &program, symbol, false))

@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 1 << 15;
 /// The maps of `bpf/` whose keys hold a process's number. Keys and values as words.
 pub(super) struct Maps {
     runtimes: KernelMap<MapData, u32, Entry>,
-    processes: KernelMap<MapData, u32, [u64; 6]>,
+    processes: KernelMap<MapData, u32, [u64; 7]>,
     strands: KernelMap<MapData, [u64; 2], [u64; 7]>,
     idle: KernelMap<MapData, [u32; 3], i32>,
 }

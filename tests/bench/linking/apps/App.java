@@ -13,12 +13,16 @@ import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.Semaphore;
 
-/** The JDK's own server and clients. SERVER: threads | pool | virtual. CLIENT: connection | client. */
+/**
+ * The JDK's own server and clients. SERVER: threads | pool | virtual | async, where the threads that read requests make
+ * everybody's calls. CLIENT: connection | client.
+ */
 public final class App {
     static final String BACKEND = System.getenv("BACKEND");
     static final boolean FRESH = "fresh".equals(System.getenv("OUT"));
@@ -28,6 +32,7 @@ public final class App {
     static final HttpClient CLIENT = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     static final ExecutorService POOL = Executors.newFixedThreadPool(16);
     static final Semaphore FEW = new Semaphore(4);
+    static final boolean ASYNC = "async".equals(System.getenv("SERVER"));
     static volatile boolean jobs;
 
     public static void main(String[] args) throws Exception {
@@ -43,6 +48,8 @@ public final class App {
     static ExecutorService executor() throws Exception {
         String kind = System.getenv().getOrDefault("SERVER", "threads");
         switch (kind) {
+            case "async":
+                return POOL;
             case "pool":
                 return Executors.newFixedThreadPool(32);
             case "virtual":
@@ -83,12 +90,35 @@ public final class App {
                     call(paths.get(0));
                     return;
                 }
+                if (ASYNC) {
+                    serveLater(parts[0], paths, exchange);
+                    return;
+                }
                 serve(parts[0], paths);
             }
         } catch (Exception error) {
             throw new IOException(error);
         }
         answer(exchange);
+    }
+
+    /** Leaves the calls, and the answer, to whichever threads are free. */
+    static void serveLater(String pattern, List<String> paths, HttpExchange exchange) {
+        boolean atOnce = pattern.equals("par2") || pattern.equals("fan8");
+        CompletableFuture<?> all = CompletableFuture.completedFuture(0);
+        for (String path : paths) {
+            CompletableFuture<?> before = all;
+            all = atOnce
+                    ? CompletableFuture.supplyAsync(() -> call(path), POOL).thenCombine(before, (status, others) -> status)
+                    : before.thenApplyAsync(others -> call(path), POOL);
+        }
+        all.thenAccept(status -> {
+            try {
+                answer(exchange);
+            } catch (IOException error) {
+                exchange.close();
+            }
+        });
     }
 
     static void answer(HttpExchange exchange) throws IOException {

@@ -1,10 +1,11 @@
-// Node http; with CLIENT=fetch calls through the built-in fetch, with LIMIT=n not more than n at once.
+// Node http; with CLIENT=fetch calls through the built-in fetch, with LIMIT=n not more than n at once, with STORE=on every
+// other call after a value was fetched from a store, over one connection for all.
 'use strict';
 const http = require('http');
 const { createHash } = require('crypto');
 const { setTimeout: sleep } = require('timers/promises');
 
-const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http' } = process.env;
+const { PORT, BACKEND, OUT = 'pooled', CLIENT = 'http', STORE } = process.env;
 const CALLS = { one: 1, seq2: 2, par2: 2, fan8: 8, sleep: 2, executor: 1, saturated: 2, retry: 1, late: 1 };
 const agent = new http.Agent({ keepAlive: OUT !== 'fresh', maxSockets: Number(process.env.SOCKETS || Infinity) });
 // Holds calls back itself, as p-limit does: the next one starts when somebody's response has come.
@@ -35,6 +36,7 @@ async function call(path, limited = false) {
 }
 
 async function send(path, limited) {
+  if (STORE && turn++ % 2) await fetchValue();
   if (CLIENT === 'http' || limited) return request(path, limited ? few : agent);
   const response = await fetch(BACKEND + path, OUT !== 'fresh' ? {} : { headers: { connection: 'close' } });
   await response.arrayBuffer();
@@ -65,6 +67,28 @@ async function serve(pattern, urls) {
     }
   }
 }
+
+// A store that answers in turn after a moment, in a process of its own, and the one connection to it.
+const STORE_SOURCE = `require('net').createServer((socket) => {
+  socket.on('data', (text) => setTimeout(() => socket.write(text), 3));
+}).listen(0, '127.0.0.1', function () { process.send(this.address().port); });
+process.on('disconnect', () => process.exit());`;
+
+function openStore() {
+  const child = require('child_process').fork('-e', [STORE_SOURCE], { execArgv: [], stdio: 'ignore' });
+  const waiting = [];
+  const opened = new Promise((resolve) => child.on('message', (port) => {
+    const socket = require('net').connect(port, '127.0.0.1', () => resolve(socket));
+    socket.on('data', (text) => text.forEach(() => waiting.shift()()));
+  }));
+  return async () => {
+    const socket = await opened;
+    await new Promise((resolve) => { waiting.push(resolve); socket.write('.'); });
+  };
+}
+
+const fetchValue = STORE && openStore();
+let turn = 0;
 
 const server = http.createServer(async (request, response) => {
   const url = new URL(request.url, 'http://app');

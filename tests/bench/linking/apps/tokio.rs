@@ -1,9 +1,11 @@
 //! hyper on tokio: a task for each connection, calls through a pooled client. A program of the linking benchmark.
 //!
-//! `RUNTIME=current` runs it on one thread, `CLIENT=h2` sends all calls over one connection.
+//! `RUNTIME=current` runs it on one thread, `CLIENT=h2` sends all calls over one connection, `WORKERS=on` has tasks make
+//! them that are made when there are few, and then work for everybody.
 
 #![allow(clippy::unwrap_used, reason = "a program that stands for anybody's")]
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::env;
 use std::io;
@@ -11,7 +13,9 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -31,7 +35,9 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime;
+use tokio::sync::Notify;
 use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 struct App {
@@ -39,7 +45,15 @@ struct App {
     backend: String,
     few: Semaphore,
     jobs: AtomicBool,
+    waiting: Mutex<VecDeque<Waiting>>,
+    has_more: Notify,
+    running: AtomicUsize,
 }
+
+/// A call for a worker, and who is to be told.
+type Waiting = (String, oneshot::Sender<u16>);
+
+const MAX_WORKERS: usize = 16;
 
 fn main() {
     let mut builder = match is("RUNTIME", "current") {
@@ -66,6 +80,9 @@ async fn listen() {
         backend: env::var("BACKEND").unwrap(),
         few: Semaphore::new(4),
         jobs: AtomicBool::new(false),
+        waiting: Mutex::default(),
+        has_more: Notify::new(),
+        running: AtomicUsize::new(0),
     });
     tokio::spawn(background(app.clone()));
     let port: u16 = env::var("PORT").unwrap().parse().unwrap();
@@ -147,7 +164,40 @@ async fn background(app: Arc<App>) {
 }
 
 impl App {
-    async fn call(&self, path: &str) -> u16 {
+    async fn call(self: &Arc<Self>, path: &str) -> u16 {
+        if !is("WORKERS", "on") || path.starts_with("/background/") {
+            return self.send(path).await;
+        }
+        let (tell, told) = oneshot::channel();
+        let call = (path.to_owned(), tell);
+        self.waiting.lock().unwrap().push_back(call);
+        self.has_more.notify_one();
+        if self.running.fetch_add(1, Ordering::Relaxed) < MAX_WORKERS {
+            tokio::spawn(self.clone().work());
+        } else {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+        }
+        told.await.unwrap()
+    }
+
+    /// Calls for whoever waits, until nobody has for a while.
+    async fn work(self: Arc<Self>) {
+        loop {
+            let next = self.waiting.lock().unwrap().pop_front();
+            if let Some((path, tell)) = next {
+                tell.send(self.send(&path).await).ok();
+                continue;
+            }
+            let more = self.has_more.notified();
+            let rest = tokio::time::timeout(Duration::from_millis(50), more);
+            if rest.await.is_err() && self.waiting.lock().unwrap().is_empty() {
+                self.running.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, path: &str) -> u16 {
         let uri = format!("{}{path}", self.backend).parse().unwrap();
         let Ok(response) = self.client.get(uri).await else {
             return 0;

@@ -1,4 +1,5 @@
-// Go net/http: a goroutine for each connection, calls through a shared client.
+// Go net/http: a goroutine for each connection, calls through a shared client; with CLIENT=h2 over one connection; with
+// WORKERS=on by goroutines that are started when none is free, and then work for everybody.
 package main
 
 import (
@@ -17,18 +18,56 @@ var (
 	backend = os.Getenv("BACKEND")
 	client  = &http.Client{Transport: transport(0)}
 	few     = &http.Client{Transport: transport(4)}
+	workers = os.Getenv("WORKERS") != ""
+	tasks   = make(chan func())
+	running atomic.Int32
 	jobs    atomic.Bool
 	queue   = make(chan func())
 	calls   = map[string]int{"one": 1, "seq2": 2, "par2": 2, "fan8": 8, "sleep": 2, "executor": 1, "saturated": 2, "retry": 1, "late": 1}
 )
 
 func transport(limit int) *http.Transport {
+	if os.Getenv("CLIENT") == "h2" {
+		return multiplexed()
+	}
 	return &http.Transport{
 		MaxConnsPerHost: limit, MaxIdleConnsPerHost: 64, DisableKeepAlives: os.Getenv("OUT") == "fresh",
 	}
 }
 
 func call(client *http.Client, path string) int {
+	if !workers || strings.HasPrefix(path, "/background/") {
+		return send(client, path)
+	}
+	done := make(chan int, 1)
+	task := func() { done <- send(client, path) }
+	select {
+	case tasks <- task:
+	default:
+		if running.Add(1) <= 16 {
+			go work(task)
+		} else {
+			running.Add(-1)
+			tasks <- task
+		}
+	}
+	return <-done
+}
+
+// work runs tasks until there are none for a while.
+func work(task func()) {
+	for {
+		task()
+		select {
+		case task = <-tasks:
+		case <-time.After(50 * time.Millisecond):
+			running.Add(-1)
+			return
+		}
+	}
+}
+
+func send(client *http.Client, path string) int {
 	response, err := client.Get(backend + path)
 	if err != nil {
 		return 0
