@@ -1,7 +1,9 @@
-//! How long does it take to find a call's cause? `cargo run --release --example linking-lookup`.
+//! How long does it take to find a call's cause, and how much longer do Pillion's own system calls take while the kernel's
+//! evidence is gathered? `cargo run --release --example linking-lookup`.
 //!
 //! Each line is a kind of evidence among so many requests in flight. Lookups are timed a few at once, and what reading the
-//! clock takes is taken off, because it takes as long as a lookup; the quantiles are of those small batches.
+//! clock takes is taken off, because it takes as long as a lookup; the quantiles are of those small batches. System calls
+//! are timed with and without the programs of `bpf/` in turns, because one run costs more than the next.
 
 #![allow(clippy::print_stdout, reason = "its output is its result")]
 #![allow(missing_docs, reason = "a benchmark has no callers")]
@@ -9,9 +11,13 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use std::time::Instant;
@@ -30,7 +36,10 @@ use pillion::model::SpanContext;
 use pillion::model::SpanId;
 use pillion::model::TraceId;
 use pillion::net::evidence::Evidence;
+use pillion::net::kernel::Kernel;
 use pillion::net::kernel::Moment;
+use pillion::net::kernel::Scope;
+use pillion::net::kernel::network_namespace;
 
 /// Lookups between two looks at the clock.
 const BATCH: u32 = 4;
@@ -39,6 +48,10 @@ const BATCHES: usize = 200_000;
 /// The call's connection. From port 0 the first place of its evidence is the fold of the remote address.
 const LOCAL: u16 = 0;
 const REMOTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
+/// System calls are timed so often with and without the kernel's programs, each time so many messages and connections.
+const TURNS: usize = 15;
+const MESSAGES: u32 = 40_000;
+const CONNECTIONS: u32 = 500;
 
 fn main() -> io::Result<()> {
     let evidence = Evidence::new()?;
@@ -98,6 +111,61 @@ fn main() -> io::Result<()> {
         line("thread", crowd, clock, || find(None, true));
         line("nothing", crowd, clock, || find(None, false));
         drop(guards);
+    }
+    match kernel() {
+        Ok(()) => {}
+        Err(reason) => println!("SKIP: the kernel's evidence: {reason}"),
+    }
+    Ok(())
+}
+
+/// What the kernel's programs add to system calls of Pillion's own.
+fn kernel() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let scope = Scope {
+        network: network_namespace()?,
+        port: Some(address.port()),
+        has_one_port: true,
+        follows_events: false,
+    };
+    let connect = || -> io::Result<(TcpStream, TcpStream)> {
+        let near = TcpStream::connect(address)?;
+        let (far, _) = listener.accept()?;
+        near.set_nodelay(true)?;
+        Ok((near, far))
+    };
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for _ in 0..TURNS {
+        for is_loaded in [false, true] {
+            let kernel = is_loaded.then(|| Kernel::load(scope)).transpose()?;
+            let (mut near, mut far) = connect()?;
+            let mut byte = [0];
+            let start = Instant::now();
+            for _ in 0..MESSAGES {
+                near.write_all(&byte)?;
+                far.read_exact(&mut byte)?;
+            }
+            let message = start.elapsed() / MESSAGES;
+            let start = Instant::now();
+            for _ in 0..CONNECTIONS {
+                drop(connect()?);
+            }
+            let connection = start.elapsed() / CONNECTIONS;
+            for (all, one) in times.iter_mut().zip([message, connection]) {
+                all[usize::from(is_loaded)].push(one);
+            }
+            drop(kernel);
+        }
+    }
+    let names = [
+        "a message sent and received",
+        "a connection opened, accepted and closed",
+    ];
+    for (name, times) in names.iter().zip(times) {
+        let [without, with] = times.map(|mut all| quantile(&mut all, 0.5));
+        let added = with.as_nanos() as i128 - without.as_nanos() as i128;
+        println!("{name}: p50 {without:?}, with the kernel's programs {added:+} ns");
     }
     Ok(())
 }
