@@ -22,8 +22,10 @@ static __always_inline void begin_connection(struct sock *sk) {
   call->is_fresh = 1;
   if (known && known->kind == TOKIO) call->opened_by = this_task(known);
   struct process *process = known_process(call->process);
-  call->was_sure = cause && is_sure(process, thread, cause, runtime != 0);
-  if (runtime && process && thread && thread->answered_port && may_free(process, 0, 1)) call->was_sure = 0;
+  /* Requests that may be meant instead show in `waiting` until they are answered; jobs do not. */
+  call->is_doubtful = !thread || !is_the_events(process, thread, runtime != 0);
+  if (runtime && process && thread && thread->answered_port && may_free(process, 0, 1)) call->is_doubtful = 1;
+  call->was_sure = cause && !call->is_doubtful && is_sure(process, cause);
   open_call(call, cause ? &thread->handling : &none);
   if (runtime) count_call(call, thread);
 }
@@ -152,6 +154,7 @@ int BPF_PROG(on_receive, struct sock *sk, int length, int flags) {
   event_process();
   /* What comes over a connection that was not seen opening may be anybody's. */
   handle(thread, call ? call->cause : none);
+  thread->is_doubtful = call && call->is_doubtful;
   thread->answered_port = local_port(sk);
   thread->answered_older = !call || call->is_older;
   return 0;
@@ -204,9 +207,10 @@ int BPF_PROG(on_send, const struct sock *const_sk) {
     } else if (thread && (follows_events || kind == LIBUV) && !call->is_shared) {
       cause = unanswered(&thread->handling);
       struct process *process = event_process();
-      sure = cause && is_sure(process, thread, cause, kind == LIBUV);
       int is_only = thread->answered_port == local_port(sk) && others_idle < 1;
-      if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only, 0)) sure = 0;
+      call->is_doubtful = !is_the_events(process, thread, kind == LIBUV);
+      if (kind == LIBUV && process && thread->answered_port && may_free(process, is_only, 0)) call->is_doubtful = 1;
+      sure = cause && !call->is_doubtful && is_sure(process, cause);
       open_call(call, cause ? &thread->handling : &none);
       if (kind == LIBUV) count_call(call, thread);
     }

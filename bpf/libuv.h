@@ -23,7 +23,8 @@ int on_work_begun(struct pt_regs *regs) {
   struct thread *thread = this_thread(0);
   struct strand made = {.cause = NOBODYS};
   struct inbound *cause = thread ? unanswered(&thread->handling) : 0;
-  if (cause && is_sure(known_process(this_process()), thread, cause, 1)) {
+  struct process *process = known_process(this_process());
+  if (cause && is_the_events(process, thread, 1) && is_sure(process, cause)) {
     made.cause = thread->handling;
     begin_call(cause);
   }

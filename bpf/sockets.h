@@ -233,19 +233,23 @@ static __always_inline void watch_answer(const struct inbound *inbound, struct r
 
 static __always_inline void handle(struct thread *thread, struct request request) {
   thread->handling = request;
+  thread->is_doubtful = 0;
   if (!thread->first_event) thread->first_event = bpf_ktime_get_ns();
 }
 
-/* Nothing but the event can have led here. */
-static __always_inline int is_sure(const struct process *process, const struct thread *thread,
-                                   const struct inbound *cause, int is_probed) {
-  if (!process || process->has_more_loops) return 0;
-  __u32 itself = cause->is_counted && !cause->open_calls;
-  if (process->waiting != itself) return 0;
+/* Nothing but the event can have led here, as far as the loop goes: no timer is due, and it is known whose the event is. */
+static __always_inline int is_the_events(const struct process *process, const struct thread *thread, int is_probed) {
+  if (!process || process->has_more_loops || thread->is_doubtful) return 0;
   /* What no socket event led to was seen beginning. */
   if (is_probed) return 1;
   __u64 now = bpf_ktime_get_ns();
   return now < thread->due && now < thread->first_event + SHORTEST_TIMER;
+}
+
+/* And no other request waits for something that is not seen. */
+static __always_inline int is_sure(const struct process *process, const struct inbound *cause) {
+  __u32 itself = cause->is_counted && !cause->open_calls;
+  return process && process->waiting == itself;
 }
 
 /* A slot, whose it is, and which of the two that it may have. */

@@ -103,6 +103,8 @@ struct call {
   __u8 is_open;
   /* `cause` was certain when the connection was opened. */
   __u8 was_sure;
+  /* It may be anybody's, a job's of the program's own too. */
+  __u8 is_doubtful;
   /* It counts in `idle`: answered, nothing sent since. */
   __u8 is_idle;
   /* It counts in its process's `open_calls`. */
@@ -157,6 +159,8 @@ struct thread {
   __u8 has_accepted;
   /* It has read a request before it answered another one: so many it must read in turn until it is believed. */
   __u8 mixes;
+  /* The latest event was the response to a call that may be anybody's. */
+  __u8 is_doubtful;
   /* The first event since this thread asked for events (0: none yet), when it asked, and when a timer may be due. */
   __u64 first_event, asked, due;
 };

@@ -10,7 +10,8 @@
  * response makes free. That of a request that has another call open does not show; so where requests have several calls
  * open, what a response brings out is unknown while about as many are open as ever. That of a job of the program's own does
  * not show either; so where there was such a call, or requests had several open, what a response brings out over
- * the connection that it came on is unknown while no other is free.
+ * the connection that it came on is unknown while no other is free. A call that may be anybody's for such a reason, or because
+ * a timer was due, makes its response anybody's too.
  */
 #pragma once
 
@@ -30,8 +31,9 @@ static __thread __attribute__((tls_model("initial-exec"))) struct {
   /* When the loop got its latest event, and when a timer may be due: nanoseconds of its clock. */
   uint64_t returned, due;
   int has_skipped;
-  /* The event is the response to a call on this connection. */
+  /* The event is the response to a call on this connection; and that call may be anybody's. */
   const struct connection *answered;
+  int is_doubtful;
 } turn;
 
 /* So many calls make the latest ones. The most there may be is lower than what was seen by one in so many. */
@@ -136,20 +138,19 @@ static void open_call(struct connection *c, struct connection *cause, int is_its
   count_call(cause, is_its);
 }
 
-/* Nothing but the event can have led here. */
-static int is_the_events(const struct connection *cause) {
-  if (!cause) return 0;
-  uint32_t itself = cause->is_counted && !cause->open_calls;
-  return !has_more_loops && waiting == itself && now() < turn.due;
-}
+/* Nothing but the event can have led here, as far as the loop goes: no timer is due, and it is known whose the event is. */
+static int is_the_events(void) { return !has_more_loops && !turn.is_doubtful && now() < turn.due; }
 
 /* A call begins. True when it is certain whose it is. */
 static int begin_call(struct connection *c) {
   struct connection *cause = unanswered(turn.handling);
   end_idle(c);
-  int is_its = is_the_events(cause), is_certain = is_its && !may_free(c);
+  uint32_t itself = cause && cause->is_counted && !cause->open_calls;
+  int is_the_loops = is_the_events(), frees = may_free(c), is_its = cause && is_the_loops && waiting == itself;
+  /* Requests that may be meant instead show in `waiting` until they are answered; jobs do not. */
+  c->is_doubtful = !is_the_loops || frees;
   open_call(c, cause, is_its);
-  return is_certain;
+  return is_its && !frees;
 }
 
 /* The loop has an event of an inbound connection. */
@@ -166,6 +167,7 @@ static void event_of_request(int fd, struct connection *c) {
   }
   turn.handling = (struct request){fd, c->request};
   turn.answered = NULL;
+  turn.is_doubtful = 0;
 }
 
 /* The loop has an event of something else. */
@@ -176,6 +178,7 @@ static void event_of_other(struct connection *c, enum role r) {
     close_call(c);
     turn.handling = c->cause;
     turn.answered = c;
+    turn.is_doubtful = c->is_doubtful;
   } else if (!c->is_file) {
     turn.handling = (struct request){0};
   }
@@ -227,6 +230,7 @@ static uint16_t cause_in_loop(struct connection *c) {
 static int asks(int timeout) {
   turn.handling = (struct request){0};
   turn.answered = NULL;
+  turn.is_doubtful = 0;
   /* It counts from when it last looked at its clock, not before it got that event, in whole milliseconds. */
   uint64_t looked = turn.returned - turn.returned % MILLISECOND;
   turn.due = timeout < 0 ? NEVER : timeout > 0 ? looked + (uint64_t)timeout * MILLISECOND : 0;

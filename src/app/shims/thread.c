@@ -64,6 +64,8 @@ struct connection {
   uint8_t is_counted;
   /* Outbound: something was sent and nothing received; opened and nothing sent yet; the cause was certain then. */
   uint8_t is_open, is_fresh, was_sure;
+  /* It may be anybody's, a job's of the program's own too. */
+  uint8_t is_doubtful;
   /* It counts in `idle`: answered, nothing sent since. */
   uint8_t is_idle;
   /* It carries calls of several at a time. */
@@ -150,6 +152,7 @@ static void forget(int fd) {
   end_request(c);
   c->is_fresh = 0;
   c->is_shared = 0;
+  c->is_doubtful = 0;
   c->is_file = 0;
   c->said = 0;
   c->cause = (struct request){0};

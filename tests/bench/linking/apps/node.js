@@ -112,6 +112,7 @@ const server = http.createServer(async (request, response) => {
 async function background() {
   for (; jobs; number++) {
     await call(`/background/${number}`);
+    await call(`/background/${++number}`);
     await sleep(Number(process.env.JOB_EACH || 5));
   }
 }
