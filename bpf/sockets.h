@@ -171,8 +171,8 @@ static __always_inline void uncount_call(struct call *call) {
 /*
  * Node.js: true when the response that the thread handles may have made a place free for a call of somebody else's, in a
  * pool or in a limiter of the program's own. Whoever waits for nothing but such a place shows in `waiting`; who has
- * another call open does not, nor does a job of the program's own, however seldom it calls: where there was ever such a
- * call, none may have waited only while another connection is free, or fewer calls are open than lately.
+ * another call open does not, nor does a job of the program's own, however seldom it calls: where there was such a
+ * call among the latest 16,000, none may have waited only while another connection is free, or fewer calls are open than lately.
  */
 static __always_inline int may_free(const struct process *process, int is_only_connection, int is_fresh) {
   if (mixes_up(process)) return 1;

@@ -459,7 +459,10 @@ fn cause_of<B>(
     let extracted = &extraction.extracted;
     // Of a connection that carries several requests at a time nobody can say for which of them it sent.
     let is_alone = request.version() != Version::HTTP_2;
-    let witnesses = witnesses(conn);
+    let (served, witnesses) = match is_alone {
+        true => (served_by_sender(conn), witnesses(conn)),
+        false => (None, SmallVec::new()),
+    };
     let call = Call {
         verb: request.method(),
         uri: request.uri(),
@@ -467,8 +470,8 @@ fn cause_of<B>(
         extracted: extracted.parent.as_ref(),
         destination: destination_of(conn, request),
         carried,
-        served: served_by_sender(conn).filter(|_| is_alone),
-        witnesses: if is_alone { &witnesses } else { &[] },
+        served,
+        witnesses: &witnesses,
         is_watched: is_watched(conn),
         paced: paced.map(|(inbound, p)| (inbound, *p)),
         now,

@@ -16,6 +16,7 @@ use bench::profiles::Profile;
 use bench::report;
 use bench::row;
 use bench::row::Plan;
+use bench::row::Row;
 use bench::score;
 use bench::truth::Ids;
 use bench::truth::Pattern;
@@ -25,6 +26,60 @@ use crate::support::skip::skip;
 
 const PATTERNS: &[&str] = &["one", "par2", "sleep", "executor", "background", "late"];
 
+/// A program of the benchmark behind a profile.
+pub(crate) struct Behind {
+    running: Running,
+    collector: Collector,
+    names: (&'static str, &'static str, Reuse),
+}
+
+impl Behind {
+    /// `None`, with the reason printed: it cannot run here.
+    pub(crate) async fn start(app: &App, profile: &str, reuse: Reuse) -> Option<Self> {
+        if let Err(reason) = app.command(0) {
+            skip(&reason);
+            return None;
+        }
+        let profile = Profile::named(profile).unwrap();
+        let collector = Collector::start().await;
+        let around = Around {
+            backend: backend::start().await,
+            collector: collector.address,
+        };
+        match Running::start(app, profile, reuse, around).await {
+            Ok(running) => Some(Self {
+                running,
+                collector,
+                names: (app.name, profile.name, reuse),
+            }),
+            Err(reason) if reason.contains("linking.kernel is required") => {
+                skip(&reason);
+                None
+            }
+            Err(reason) => panic!("{}: {reason}", app.name),
+        }
+    }
+
+    /// So many requests at once and in all; none of them fails.
+    pub(crate) async fn row(
+        &self,
+        pattern: &str,
+        (concurrency, n_requests): (usize, usize),
+        ids: Ids,
+    ) -> Row {
+        let plan = Plan {
+            pattern: Pattern::named(pattern).unwrap(),
+            concurrency,
+            n_requests,
+            ids,
+            run: 0,
+        };
+        let row = row::run(self.names, &self.running, &self.collector, plan).await;
+        assert_eq!(row.failures, 0, "{}", report::line(&row));
+        row
+    }
+}
+
 /// A program behind a profile, with patterns whose calls must all be found.
 async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
     check_app(apps::named(app).unwrap(), profile, ids, (PATTERNS, found)).await;
@@ -32,32 +87,12 @@ async fn check(app: &str, profile: &str, ids: Ids, found: &[&str]) {
 
 /// The same of any program, with patterns that it knows, and those whose calls must be found.
 async fn check_app(app: App, profile: &str, ids: Ids, (patterns, found): (&[&str], &[&str])) {
-    let profile = Profile::named(profile).unwrap();
-    let collector = Collector::start().await;
-    let around = Around {
-        backend: backend::start().await,
-        collector: collector.address,
-    };
-    if let Err(reason) = app.command(0) {
-        return skip(&reason);
-    }
-    let running = match Running::start(&app, profile, Reuse::Pooled, around).await {
-        Ok(running) => running,
-        Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
-        Err(reason) => panic!("{}: {reason}", app.name),
+    let Some(program) = Behind::start(&app, profile, Reuse::Pooled).await else {
+        return;
     };
     for name in patterns {
-        let plan = Plan {
-            pattern: Pattern::named(name).unwrap(),
-            concurrency: 8,
-            n_requests: 60,
-            ids,
-            run: 0,
-        };
-        let names = (app.name, profile.name, Reuse::Pooled);
-        let row = row::run(names, &running, &collector, plan).await;
+        let row = program.row(name, (8, 60), ids).await;
         let (score, line) = (&row.score, report::line(&row));
-        assert_eq!(row.failures, 0, "{line}");
         assert_eq!(score.missing, 0, "a call without a span: {line}");
         assert_eq!(score.wrong_merges(), 0, "{line} {:?}", score.methods);
         // What is never called cannot be wrong.
@@ -73,35 +108,15 @@ async fn check_app(app: App, profile: &str, ids: Ids, (patterns, found): (&[&str
 /// The same of one that mixes requests up: what it does is seen while it answers the first ones, then nothing is wrong.
 async fn check_mixed_up(app: &str, profile: &str) {
     let app = apps::named(app).unwrap();
-    let profile = Profile::named(profile).unwrap();
-    let collector = Collector::start().await;
-    let around = Around {
-        backend: backend::start().await,
-        collector: collector.address,
-    };
-    if let Err(reason) = app.command(0) {
-        return skip(&reason);
-    }
-    let running = match Running::start(&app, profile, Reuse::Pooled, around).await {
-        Ok(running) => running,
-        Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
-        Err(reason) => panic!("{}: {reason}", app.name),
+    let Some(program) = Behind::start(&app, profile, Reuse::Pooled).await else {
+        return;
     };
     for (round, (pattern, concurrency)) in [("seq2", 8), ("seq2", 32), ("par2", 8), ("par2", 32)]
         .into_iter()
         .enumerate()
     {
-        let plan = Plan {
-            pattern: Pattern::named(pattern).unwrap(),
-            concurrency,
-            n_requests: 150,
-            ids: Ids::Blinded,
-            run: 0,
-        };
-        let names = (app.name, profile.name, Reuse::Pooled);
-        let row = row::run(names, &running, &collector, plan).await;
+        let row = program.row(pattern, (concurrency, 150), Ids::Blinded).await;
         let (score, line) = (&row.score, report::line(&row));
-        assert_eq!(row.failures, 0, "{line}");
         assert!(
             round == 0 || score.wrong_merges() == 0,
             "{line} {:?}",
@@ -232,36 +247,17 @@ async fn the_kernel_asserts_nothing_wrong_of_event_loops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seldom_job_that_waits_for_a_connection_gets_no_parent() {
     let app = apps::named("node-sockets").unwrap();
-    if let Err(reason) = app.command(0) {
-        return skip(&reason);
-    }
     for (profile, reuse) in [
         ("preload", Reuse::Pooled),
         ("preload", Reuse::Fresh),
         ("bpf", Reuse::Pooled),
     ] {
-        let profile = Profile::named(profile).unwrap();
-        let collector = Collector::start().await;
-        let around = Around {
-            backend: backend::start().await,
-            collector: collector.address,
+        let Some(program) = Behind::start(&app, profile, reuse).await else {
+            return;
         };
-        let running = match Running::start(&app, profile, reuse, around).await {
-            Ok(running) => running,
-            Err(reason) if reason.contains("linking.kernel is required") => return skip(&reason),
-            Err(reason) => panic!("{}: {reason}", app.name),
-        };
-        let plan = Plan {
-            pattern: Pattern::named("background").unwrap(),
-            concurrency: 8,
-            n_requests: 800,
-            ids: Ids::Blinded,
-            run: 0,
-        };
-        let names = (app.name, profile.name, reuse);
-        let row = row::run(names, &running, &collector, plan).await;
+        let row = program.row("background", (8, 800), Ids::Blinded).await;
         let (score, line) = (&row.score, report::line(&row));
-        assert_eq!((row.failures, score.missing), (0, 0), "{line}");
+        assert_eq!(score.missing, 0, "{line}");
         assert_eq!(score.wrong_merges(), 0, "{line} {:?}", score.methods);
         assert!(score.background > 3, "no job has called: {line}");
         assert!(score.right > score.calls / 5, "{line}");
@@ -293,29 +289,13 @@ async fn what_is_read_of_a_request_after_its_answer_is_no_new_request() {
 
 /// A program behind the gate: what is paced is found, and hardly ever wrongly.
 async fn check_paced(app: &str) {
-    let (app, profile) = (apps::named(app).unwrap(), Profile::named("paced").unwrap());
-    let collector = Collector::start().await;
-    let around = Around {
-        backend: backend::start().await,
-        collector: collector.address,
+    let app = apps::named(app).unwrap();
+    let Some(program) = Behind::start(&app, "paced", Reuse::Pooled).await else {
+        return;
     };
-    if let Err(reason) = app.command(0) {
-        return skip(&reason);
-    }
-    let running = Running::start(&app, profile, Reuse::Pooled, around).await;
-    let running = running.unwrap_or_else(|reason| panic!("{}: {reason}", app.name));
     for name in ["seq2", "par2", "background"] {
-        let plan = Plan {
-            pattern: Pattern::named(name).unwrap(),
-            concurrency: 8,
-            n_requests: 1_500,
-            ids: Ids::Blinded,
-            run: 0,
-        };
-        let names = (app.name, profile.name, Reuse::Pooled);
-        let row = row::run(names, &running, &collector, plan).await;
+        let row = program.row(name, (8, 1_500), Ids::Blinded).await;
         let (score, line) = (&row.score, report::line(&row));
-        assert_eq!(row.failures, 0, "{line}");
         assert_eq!(score.missing, 0, "a call without a span: {line}");
         // A job's calls are of a kind that comes without a delivery too; while there are such, pacing may rest.
         assert_eq!(score.false_parents, 0, "{line} {:?}", score.methods);

@@ -7,71 +7,30 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::linking::Behind;
 use crate::linking::bench::apps;
 use crate::linking::bench::apps::App;
-use crate::linking::bench::backend;
-use crate::linking::bench::collector::Collector;
-use crate::linking::bench::process::Around;
 use crate::linking::bench::process::Reuse;
-use crate::linking::bench::process::Running;
-use crate::linking::bench::profiles::Profile;
 use crate::linking::bench::report;
-use crate::linking::bench::row;
-use crate::linking::bench::row::Plan;
 use crate::linking::bench::row::Row;
 use crate::linking::bench::truth::Ids;
-use crate::linking::bench::truth::Pattern;
 use crate::support::skip::skip;
 
 /// Longest wait for a probe to be at work.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A program behind the kernel's evidence.
-struct Probed {
-    running: Running,
-    collector: Collector,
-    name: &'static str,
-}
+struct Probed(Behind);
 
 impl Probed {
     /// `None`, with the reason printed: it cannot run here.
     async fn start(app: &App, reuse: Reuse) -> Option<Self> {
-        let collector = Collector::start().await;
-        let around = Around {
-            backend: backend::start().await,
-            collector: collector.address,
-        };
-        if let Err(reason) = app.command(0) {
-            skip(&reason);
-            return None;
-        }
-        let profile = Profile::named("bpf").unwrap();
-        match Running::start(app, profile, reuse, around).await {
-            Ok(running) => Some(Self {
-                running,
-                collector,
-                name: app.name,
-            }),
-            Err(reason) if reason.contains("linking.kernel is required") => {
-                skip(&reason);
-                None
-            }
-            Err(reason) => panic!("{}: {reason}", app.name),
-        }
+        Some(Self(Behind::start(app, "bpf", reuse).await?))
     }
 
     async fn row(&self, pattern: &str) -> Row {
-        let plan = Plan {
-            pattern: Pattern::named(pattern).unwrap(),
-            concurrency: 8,
-            n_requests: 60,
-            ids: Ids::Blinded,
-            run: 1,
-        };
-        let names = (self.name, "bpf", Reuse::Pooled);
-        let row = row::run(names, &self.running, &self.collector, plan).await;
+        let row = self.0.row(pattern, (8, 60), Ids::Blinded).await;
         let line = report::line(&row);
-        assert_eq!(row.failures, 0, "{line}");
         assert_eq!(row.score.missing, 0, "a call without a span: {line}");
         assert_eq!(
             row.score.wrong_merges(),
